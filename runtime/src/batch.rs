@@ -1,0 +1,100 @@
+//! Sizes of batches, and compaction: no batch may pin much more memory than its own rows need.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, MutableArrayData, make_array};
+use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
+use arrow::record_batch::RecordBatch;
+
+/// What a batch may pin beyond twice its own bytes: small buffers are rounded up by their allocator.
+const PIN_SLACK_BYTES: usize = 4096;
+
+/// Bytes that the rows of `batch` need on their own, whatever their buffers pin beside them.
+pub fn batch_bytes(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(|column| array_bytes(column)).sum()
+}
+
+/// Bytes that the values of `array` need on their own.
+pub fn array_bytes(array: &ArrayRef) -> usize {
+    match array.data_type() {
+        DataType::Utf8View => view_bytes::<StringViewType>(array),
+        DataType::BinaryView => view_bytes::<BinaryViewType>(array),
+        // An estimate by the whole array is what is left for types whose slices arrow cannot measure.
+        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
+    }
+}
+
+fn view_bytes<T: ByteViewType>(array: &ArrayRef) -> usize {
+    let array = array.as_byte_view::<T>();
+    let long: usize = if array.data_buffers().is_empty() { 0 } else { array.total_buffer_bytes_used() };
+    16 * array.len() + long + array.nulls().map_or(0, |n| n.len().div_ceil(8))
+}
+
+/// Returns `batch`, copied if its buffers pin more than twice what its rows need.
+pub fn compact(batch: RecordBatch) -> RecordBatch {
+    if batch.get_array_memory_size() <= 2 * batch_bytes(&batch) + PIN_SLACK_BYTES {
+        return batch;
+    }
+    copied(&batch)
+}
+
+/// A copy of `batch` that shares no buffer with it.
+pub fn copied(batch: &RecordBatch) -> RecordBatch {
+    let columns = batch.columns().iter().map(copied_array).collect();
+    RecordBatch::try_new_with_options(
+        batch.schema(),
+        columns,
+        &arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
+    )
+    .expect("columns keep their types and lengths when they are copied")
+}
+
+fn copied_array(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
+        _ => {
+            let data = array.to_data();
+            let mut copy = MutableArrayData::new(vec![&data], false, array.len());
+            copy.extend(0, 0, array.len());
+            make_array(copy.freeze())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, StringArray, StringViewArray};
+
+    use super::*;
+
+    fn batch(columns: [ArrayRef; 2]) -> RecordBatch {
+        let [a, b] = columns;
+        RecordBatch::try_from_iter([("a", a), ("b", b)]).expect("two columns")
+    }
+
+    #[test]
+    fn one_row_of_a_large_batch_lets_go_of_the_rest() {
+        let long = |i| format!("a string of more than twelve bytes, number {i}");
+        for text in [
+            Arc::new(StringArray::from_iter_values((0..10_000).map(long))) as ArrayRef,
+            Arc::new(StringViewArray::from_iter_values((0..10_000).map(long))),
+        ] {
+            let batch = batch([Arc::new(Int64Array::from_iter_values(0..10_000)), text]);
+            let row = batch.slice(5_000, 1);
+            assert!(row.get_array_memory_size() > 100_000);
+            assert!(batch_bytes(&row) < 200);
+            let small = compact(row.clone());
+            assert_eq!(small, row);
+            assert!(small.get_array_memory_size() < 4096);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_pins_little_is_not_copied() {
+        let batch =
+            batch([Arc::new(Int64Array::from_iter_values(0..100)), Arc::new(Int64Array::from_iter_values(0..100))]);
+        let same = compact(batch.clone());
+        assert!(Arc::ptr_eq(same.column(0), batch.column(0)));
+    }
+}

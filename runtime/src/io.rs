@@ -1,0 +1,151 @@
+//! Waiting for something outside the dataflow: [`Ticket`]s, and the worker's I/O threads that complete them.
+//!
+//! A step never waits for a disk. It starts the work on an I/O thread, returns the ticket, and is run
+//! again once the ticket is done. A ticket is always completed: dropping its [`Completion`] does it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, unbounded};
+use parking_lot::Mutex;
+
+/// Something that a task waits for and that no task of the job has to bring about.
+#[derive(Clone, Debug)]
+pub struct Ticket(Arc<TicketInner>);
+
+#[derive(Debug)]
+struct TicketInner {
+    what: &'static str,
+    done: AtomicBool,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Ticket {
+    /// A ticket and the handle that completes it. `what` is shown in metrics, such as `reading`.
+    pub fn new(what: &'static str) -> (Ticket, Completion) {
+        let inner = Arc::new(TicketInner { what, done: AtomicBool::new(false), wakers: Mutex::default() });
+        (Ticket(Arc::clone(&inner)), Completion(inner))
+    }
+
+    /// What is waited for.
+    pub fn what(&self) -> &'static str {
+        self.0.what
+    }
+
+    /// Whether the wait is over.
+    pub fn is_done(&self) -> bool {
+        self.0.done.load(Ordering::Acquire)
+    }
+
+    /// Wakes `waker` once the ticket is done; `false` if it is done already, and `waker` was not kept.
+    pub fn register(&self, waker: &Waker) -> bool {
+        let mut wakers = self.0.wakers.lock();
+        if self.is_done() {
+            return false;
+        }
+        if !wakers.iter().any(|w| w.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+        true
+    }
+
+    /// Blocks this thread until the ticket is done. Never call it in a step.
+    pub fn wait(&self) {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        while self.register(&waker) {
+            std::thread::park();
+        }
+    }
+}
+
+/// Completes a [`Ticket`] when dropped, so that a failing I/O thread leaves nobody waiting.
+#[derive(Debug)]
+pub struct Completion(Arc<TicketInner>);
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        let wakers = {
+            let mut wakers = self.0.wakers.lock();
+            self.0.done.store(true, Ordering::Release);
+            std::mem::take(&mut *wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The I/O threads of one worker. Work is started in the order of submission.
+#[derive(Clone, Debug)]
+pub struct Io(Sender<Work>);
+
+impl Io {
+    /// Starts `threads` I/O threads named `{name}-io`. They end once every clone of the [`Io`] is dropped;
+    /// joining the handles before that waits for ever.
+    ///
+    /// # Errors
+    ///
+    /// The system's error if a thread cannot be started.
+    pub fn start(name: &str, threads: usize) -> std::io::Result<(Io, Vec<JoinHandle<()>>)> {
+        let (sender, receiver) = unbounded::<Work>();
+        let handles = (0..threads)
+            .map(|_| {
+                let receiver = receiver.clone();
+                std::thread::Builder::new().name(format!("{name}-io")).stack_size(512 * 1024).spawn(move || {
+                    for work in receiver {
+                        // A panic in one piece of work must not take the thread from the others; its
+                        // ticket is completed as it unwinds, and its slot is found empty.
+                        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+                    }
+                })
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        Ok((Io(sender), handles))
+    }
+
+    /// Runs `work` on an I/O thread.
+    pub fn submit(&self, work: impl FnOnce() + Send + 'static) {
+        // The receivers live as long as the threads, which live as long as this sender.
+        let _ = self.0.send(Box::new(work));
+    }
+
+    /// Runs `work` on an I/O thread; its result is taken from the returned [`Pending`].
+    pub fn run<T: Send + 'static>(&self, what: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
+        let (ticket, completion) = Ticket::new(what);
+        let slot = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&slot);
+        self.submit(move || {
+            let value = work();
+            *result.lock() = Some(value);
+            drop(completion);
+        });
+        Pending { ticket, slot }
+    }
+}
+
+/// The result of work on an I/O thread, once it is there.
+#[derive(Debug)]
+pub struct Pending<T> {
+    ticket: Ticket,
+    slot: Arc<Mutex<Option<T>>>,
+}
+
+impl<T> Pending<T> {
+    /// Done once [`Pending::take`] has something to give.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// The result. `None` before the ticket is done, after it was taken, and when the work panicked.
+    pub fn take(&mut self) -> Option<T> {
+        self.slot.lock().take()
+    }
+}
