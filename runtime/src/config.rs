@@ -92,6 +92,21 @@ pub fn parse_bytes(text: &str) -> Result<usize, PlanError> {
     if bytes.is_finite() && (1.0..9e18).contains(&bytes) { Ok(bytes as usize) } else { Err(wrong()) }
 }
 
+/// Writes a size as people read it, in powers of 1024: `64.0 KiB`, `1.9 GiB`.
+pub fn format_bytes(bytes: usize) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while size >= 1023.95 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +130,15 @@ mod tests {
         }
         for text in ["", "GB", "-1GB", "0", "2XB", "1..2", "1e9999", "nan", "inf", "9999999TB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_in_the_unit_that_fits() {
+        let cases =
+            [(0, "0 B"), (1023, "1023 B"), (65_536, "64.0 KiB"), (1_048_575, "1.0 MiB"), (2_000_000_000, "1.9 GiB")];
+        for (bytes, text) in cases {
+            assert_eq!(format_bytes(bytes), text);
         }
     }
 

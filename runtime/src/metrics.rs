@@ -1,0 +1,201 @@
+//! What a running job counts, and the snapshot of it that people and programs read.
+//!
+//! Counters are written by one task each, so relaxed atomics do; a snapshot may be torn by one step.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Counters of one edge, shared by its ports.
+#[derive(Debug, Default)]
+pub(crate) struct EdgeCounters {
+    pub(crate) rows: AtomicU64,
+    pub(crate) batches: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) spooled_bytes: AtomicU64,
+    /// Nanoseconds that its senders were parked on it.
+    pub(crate) parked_ns: AtomicU64,
+}
+
+/// Counters of one node at one partition.
+#[derive(Debug, Default)]
+pub(crate) struct NodeCounters {
+    pub(crate) rows_in: AtomicU64,
+    pub(crate) batches_in: AtomicU64,
+    pub(crate) rows_out: AtomicU64,
+    pub(crate) batches_out: AtomicU64,
+    pub(crate) bytes_out: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) spilled_bytes: AtomicU64,
+}
+
+/// Counters of one task.
+#[derive(Debug, Default)]
+pub(crate) struct TaskCounters {
+    pub(crate) steps: AtomicU64,
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) idle_ns: AtomicU64,
+    pub(crate) parked_ns: AtomicU64,
+    pub(crate) memory_ns: AtomicU64,
+    pub(crate) blocked_ns: AtomicU64,
+    /// Bytes of source splits read to their end.
+    pub(crate) source_bytes: AtomicU64,
+}
+
+pub(crate) fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Relaxed);
+}
+
+pub(crate) fn add_time(counter: &AtomicU64, time: Duration) {
+    counter.fetch_add(time.as_nanos() as u64, Relaxed);
+}
+
+pub(crate) fn time(counter: &AtomicU64) -> Duration {
+    Duration::from_nanos(counter.load(Relaxed))
+}
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits for memory that other jobs hold.
+    Waiting,
+    /// Its tasks run.
+    Running,
+    /// It ended well, and its sinks are committed.
+    Finished,
+    /// It ended with an error.
+    Failed,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// A snapshot of a job.
+#[derive(Debug, Clone)]
+pub struct JobMetrics {
+    /// Where the job stands.
+    pub state: JobState,
+    /// Since its start.
+    pub elapsed: Duration,
+    /// One entry per node, in the order of declaration; sums over partitions.
+    pub nodes: Vec<NodeMetrics>,
+    /// One entry per edge.
+    pub edges: Vec<EdgeMetrics>,
+    /// One entry per task: a chain of fused nodes at one partition.
+    pub tasks: Vec<TaskMetrics>,
+    /// One entry per worker.
+    pub workers: Vec<WorkerMetrics>,
+    /// Bytes of source splits read so far.
+    pub source_bytes_done: u64,
+    /// Bytes that the sources will read, if all of them know.
+    pub source_bytes_total: Option<u64>,
+}
+
+/// A snapshot of a node, summed over its partitions.
+#[derive(Debug, Clone, Default)]
+pub struct NodeMetrics {
+    /// Name of the node.
+    pub name: String,
+    /// Kind of operator.
+    pub kind: String,
+    /// Number of partitions.
+    pub partitions: usize,
+    /// Rows taken in.
+    pub rows_in: u64,
+    /// Batches taken in.
+    pub batches_in: u64,
+    /// Rows emitted.
+    pub rows_out: u64,
+    /// Batches emitted.
+    pub batches_out: u64,
+    /// Bytes emitted.
+    pub bytes_out: u64,
+    /// Time spent in the node's code, summed over partitions.
+    pub busy: Duration,
+    /// Bytes of state held now.
+    pub state_bytes: usize,
+    /// Most bytes of state held, summed over partitions.
+    pub peak_state_bytes: usize,
+    /// Bytes of state that were written to disk.
+    pub spilled_bytes: u64,
+}
+
+/// A snapshot of an edge.
+#[derive(Debug, Clone, Default)]
+pub struct EdgeMetrics {
+    /// Name of the sending node.
+    pub from: String,
+    /// Name of the receiving node.
+    pub to: String,
+    /// The exchange, as in `explain`.
+    pub exchange: String,
+    /// Rows sent.
+    pub rows: u64,
+    /// Batches sent.
+    pub batches: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Bytes that wait in its ports.
+    pub queued_bytes: usize,
+    /// Bytes that its ports may hold.
+    pub capacity_bytes: usize,
+    /// Time that its senders were parked on it, summed over senders.
+    pub parked: Duration,
+    /// Bytes that went through the disk.
+    pub spooled_bytes: u64,
+}
+
+/// A snapshot of a task.
+#[derive(Debug, Clone)]
+pub struct TaskMetrics {
+    /// Names of its nodes, from first to last.
+    pub name: String,
+    /// Its partition.
+    pub partition: usize,
+    /// Its worker.
+    pub worker: usize,
+    /// Steps run.
+    pub steps: u64,
+    /// What it does now.
+    pub state: TaskState,
+    /// Time spent in steps.
+    pub busy: Duration,
+    /// Time spent waiting for input.
+    pub idle: Duration,
+    /// Time spent parked: waiting for room at a receiver.
+    pub parked: Duration,
+    /// Time spent waiting for memory.
+    pub waiting_for_memory: Duration,
+    /// Time spent waiting for a disk, a gate, or another thing outside.
+    pub blocked: Duration,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// It runs or is about to.
+    Busy,
+    /// It waits for input.
+    Idle,
+    /// It waits for room at a receiver.
+    Parked,
+    /// It waits for memory.
+    WaitingForMemory,
+    /// It waits for something outside the dataflow.
+    Blocked,
+    /// It has ended.
+    Ended,
+}
+
+/// A snapshot of a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerMetrics {
+    /// The limit.
+    pub limit_bytes: usize,
+    /// Bytes charged now, by all jobs.
+    pub charged_bytes: usize,
+    /// Most bytes charged so far.
+    pub peak_bytes: usize,
+    /// How often a wrong estimate took the worker over its limit for a moment.
+    pub overruns: usize,
+    /// Bytes that this job has spilled and spooled here.
+    pub spilled_bytes: u64,
+}

@@ -1,0 +1,113 @@
+//! How large batches and ports are, and what a plan needs at the least (C2).
+//!
+//! Per task: its ports, and [`STEP_BATCHES`] batches for the input it holds, what a step allocates and what
+//! waits to be sent; per operator, source and sink its own `min_memory`; per worker a workspace for spill
+//! frames. Where that does not fit, first batches become smaller, then partitions fewer.
+
+use crate::config::ClusterConfig;
+use crate::error::PlanError;
+use crate::graph::NodeKind;
+use crate::plan::{Plan, Stage};
+
+const SMALLEST_BATCH_BYTES: usize = 64 << 10;
+const LARGEST_BATCH_BYTES: usize = 4 << 20;
+/// Batches of its own that a task may hold: one as input, two for a step's temporaries, one as output, each
+/// of which may pin twice its bytes.
+pub(crate) const STEP_BATCHES: usize = 8;
+/// Batches that may wait for the disk on one worker.
+pub(crate) const WORKSPACE_BATCHES: usize = 4;
+/// Hash partitions per arbiter, from the best to the least.
+const PER_ARBITER: [usize; 3] = [4, 2, 1];
+/// Batches that a lane may hold.
+const LANE_BATCHES: [usize; 4] = [8, 4, 2, 1];
+
+/// Finds the largest batches, and the most partitions, that fit.
+pub(super) fn fit(
+    config: &ClusterConfig,
+    expand: impl Fn(usize) -> Result<Plan, PlanError>,
+) -> Result<Plan, PlanError> {
+    let limit = config.memory_limit_bytes;
+    let mut smallest = None;
+    for per_arbiter in PER_ARBITER {
+        let mut plan = expand(per_arbiter)?;
+        let mut batch_bytes = LARGEST_BATCH_BYTES;
+        while batch_bytes >= SMALLEST_BATCH_BYTES {
+            for lane_batches in LANE_BATCHES {
+                set(&mut plan, batch_bytes, lane_batches * batch_bytes);
+                let floor = plan.floors.iter().copied().max().unwrap_or(0);
+                let mailboxes = mailbox_bytes(&plan);
+                // Half of the limit is left to float, but for the smallest batches.
+                let share = if batch_bytes == SMALLEST_BATCH_BYTES && lane_batches == 1 { limit } else { limit / 2 };
+                if floor <= share && (mailboxes <= limit / 4 || lane_batches == 1) && floor <= limit {
+                    return Ok(plan);
+                }
+            }
+            batch_bytes /= 2;
+        }
+        smallest = Some(plan);
+    }
+    let plan = smallest.ok_or_else(|| PlanError::Config("no partitions per arbiter to try".into()))?;
+    Err(PlanError::LimitTooSmall {
+        needed_bytes: plan.floors.iter().copied().max().unwrap_or(0),
+        limit_bytes: limit,
+        largest: largest_holder(&plan),
+    })
+}
+
+fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
+    plan.batch_bytes = batch_bytes;
+    plan.port_bytes = port_bytes;
+    let mut floors = vec![WORKSPACE_BATCHES * batch_bytes; plan.workers];
+    for stage in &plan.stages {
+        let floor = plan.task_floor(stage) + plan.instance_floors(stage);
+        for partition in 0..stage.partitions {
+            floors[plan.arbiter(partition).0] += floor;
+        }
+    }
+    // Results wait for the caller on the first worker.
+    floors[0] += plan.edges.iter().filter(|e| e.to_stage.is_none()).map(|e| e.lanes() * port_bytes).sum::<usize>();
+    plan.floors = floors;
+}
+
+impl Plan {
+    /// Bytes of a task's own account: ports and batches in its hands.
+    pub(crate) fn task_floor(&self, stage: &Stage) -> usize {
+        let lanes: usize = stage.inputs.iter().map(|&edge| self.edges[edge].lanes()).sum();
+        lanes * self.port_bytes + STEP_BATCHES * self.batch_bytes
+    }
+
+    /// Bytes of the accounts of a stage's operators, source and sink at one partition.
+    fn instance_floors(&self, stage: &Stage) -> usize {
+        stage.nodes.iter().map(|&node| self.instance_floor(node)).sum()
+    }
+
+    /// Bytes of the account of one instance.
+    pub(crate) fn instance_floor(&self, node: usize) -> usize {
+        match &self.nodes[node].kind {
+            NodeKind::Source(spec) => spec.min_memory(self.batch_bytes),
+            NodeKind::Operator(spec) => spec.min_memory(self.batch_bytes),
+            NodeKind::Sink(spec) => spec.min_memory(self.batch_bytes),
+            NodeKind::Result => 0,
+        }
+    }
+}
+
+/// Bytes of ports on the worker that has the most.
+fn mailbox_bytes(plan: &Plan) -> usize {
+    let mut bytes = vec![0; plan.workers];
+    for stage in &plan.stages {
+        let ports = plan.task_floor(stage) - STEP_BATCHES * plan.batch_bytes;
+        for partition in 0..stage.partitions {
+            bytes[plan.arbiter(partition).0] += ports;
+        }
+    }
+    bytes.into_iter().max().unwrap_or(0)
+}
+
+fn largest_holder(plan: &Plan) -> String {
+    let largest = (0..plan.stages.len()).max_by_key(|&stage| {
+        let stage = &plan.stages[stage];
+        stage.partitions.div_ceil(plan.workers) * (plan.task_floor(stage) + plan.instance_floors(stage))
+    });
+    largest.map_or_else(String::new, |stage| format!("`{}`", plan.stage_name(stage)))
+}

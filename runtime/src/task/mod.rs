@@ -1,0 +1,489 @@
+//! One task: a stage's fused nodes at one partition, as a state machine that is stepped from outside.
+//!
+//! ```text
+//! head                links                        tail
+//! source, or ports ─▶ operator ─▶ operator ─▶ … ─▶ exchanges, or a sink
+//! ```
+//!
+//! A step works from the tail to the head: what is furthest along goes first, and the head is read only
+//! when nothing is left in between. So a task holds a few batches at most, and a task whose output finds
+//! no room takes no further input. The task knows no actor, no thread and no clock of its own.
+
+mod head;
+mod link;
+mod shared;
+mod tail;
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+
+pub(crate) use head::{Head, Ports, SourceHead};
+pub(crate) use link::Link;
+pub(crate) use shared::{TaskShared, Waiting};
+pub(crate) use tail::{OutputEdge, Outputs, SinkTail, Tail};
+
+use crate::error::{OperatorError, Result};
+use crate::io::Ticket;
+use crate::mailbox::{Origin, Received};
+use crate::memory::{Account, Holder, Reservation};
+use crate::metrics::{add, add_time};
+use crate::operator::{Outbox, Step};
+use crate::plan::Order;
+use crate::sink::Receipt;
+use crate::source::SourceStep;
+use crate::spill::SpillSpace;
+
+/// A step ends after this time, once the operator that runs has returned.
+const STEP_TIME: Duration = Duration::from_millis(2);
+/// Largest piece that is spilled in one go.
+const SPILL_PIECE_BYTES: usize = 4 << 20;
+
+/// Where a task gets the time from. The simulator has its own.
+pub(crate) trait Clock: Send + Sync {
+    /// Time since some fixed point.
+    fn now(&self) -> Duration;
+}
+
+/// How a step ended.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// There is more to do at once.
+    Again,
+    /// There is nothing to do until the task is woken.
+    Wait(Wait),
+    /// The task has ended well. Never to be stepped again.
+    Finished,
+}
+
+/// What a task waits for.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    /// Input at one of these edges.
+    Input(Vec<usize>),
+    /// Room at these receivers: edge and partition.
+    Room(Vec<(usize, usize)>),
+    /// Memory of the worker.
+    Memory(usize),
+    /// Something outside the dataflow.
+    Outside(Ticket),
+}
+
+/// What a task is made of.
+pub(crate) struct TaskParts {
+    pub(crate) shared: Arc<TaskShared>,
+    pub(crate) head: Head,
+    pub(crate) links: Vec<Link>,
+    pub(crate) tail: Tail,
+    pub(crate) order: Order,
+    /// Batches in the task's hands and in its ports.
+    pub(crate) account: Account,
+    pub(crate) holder: Arc<Holder>,
+    pub(crate) spill: SpillSpace,
+    pub(crate) batch_bytes: usize,
+    pub(crate) batch_rows: usize,
+    pub(crate) waker: Waker,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A stage's fused nodes at one partition.
+pub(crate) struct Task {
+    shared: Arc<TaskShared>,
+    head: Head,
+    links: Vec<Link>,
+    tail: Tail,
+    order: Order,
+    /// Origin of what is in the links.
+    origin: Origin,
+    /// Head and links have ended: only the tail is left.
+    ended: bool,
+    account: Account,
+    holder: Arc<Holder>,
+    spill: SpillSpace,
+    batch_bytes: usize,
+    batch_rows: usize,
+    waker: Waker,
+    clock: Arc<dyn Clock>,
+}
+
+/// What one piece of work came to.
+enum Did {
+    Work,
+    Wait(Wait),
+    /// Head and links have ended.
+    Ended,
+}
+
+enum Action {
+    Process(usize, RecordBatch),
+    Resume,
+    Finish(usize),
+}
+
+impl Task {
+    pub(crate) fn new(parts: TaskParts) -> Self {
+        let TaskParts {
+            shared,
+            head,
+            links,
+            tail,
+            order,
+            account,
+            holder,
+            spill,
+            batch_bytes,
+            batch_rows,
+            waker,
+            clock,
+        } = parts;
+        let origin = shared.partition as Origin;
+        Self {
+            shared,
+            head,
+            links,
+            tail,
+            order,
+            origin,
+            ended: false,
+            account,
+            holder,
+            spill,
+            batch_bytes,
+            batch_rows,
+            waker,
+            clock,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<TaskShared> {
+        &self.shared
+    }
+
+    /// Runs until there is nothing to do or the time of a step is over.
+    ///
+    /// # Errors
+    ///
+    /// What the node that [`TaskShared::place`] names said. The task is not to be stepped again.
+    pub(crate) fn step(&mut self) -> Result<Progress> {
+        add(&self.shared.counters.steps, 1);
+        let start = self.clock.now();
+        loop {
+            if self.holder.requested() > 0 {
+                self.answer_reclaim()?;
+            }
+            self.spill.check()?;
+            if let Some(ticket) = self.spill.backlog() {
+                return Ok(Progress::Wait(Wait::Outside(ticket)));
+            }
+            self.shared.enter_tail();
+            if let Some(wait) = self.tail.flush()? {
+                return Ok(Progress::Wait(wait));
+            }
+            if self.tail.is_stopped() {
+                self.stop_before(self.links.len());
+            }
+            match self.advance()? {
+                Did::Work if self.clock.now() - start >= STEP_TIME => return Ok(Progress::Again),
+                Did::Work => {}
+                Did::Wait(wait) => return Ok(Progress::Wait(wait)),
+                Did::Ended => {
+                    self.shared.enter_tail();
+                    if self.order == Order::Partition && !std::mem::replace(&mut self.ended, true) {
+                        self.tail.split_done(self.shared.partition as Origin);
+                    }
+                    return Ok(match self.tail.finish()? {
+                        Some(wait) => Progress::Wait(wait),
+                        None => Progress::Finished,
+                    });
+                }
+            }
+        }
+    }
+
+    /// What the sink of a finished task wrote.
+    pub(crate) fn take_receipt(&mut self) -> Option<Receipt> {
+        match &mut self.tail {
+            Tail::Sink(sink) => sink.take_receipt(),
+            Tail::Outputs(_) => None,
+        }
+    }
+
+    /// Does one piece of work, as near to the tail as there is one.
+    fn advance(&mut self) -> Result<Did> {
+        for index in (0..self.links.len()).rev() {
+            let upstream_ended = index > 0 && self.links[index - 1].has_ended();
+            let link = &mut self.links[index];
+            if link.has_ended() {
+                // What follows it has ended before: else it would have had something to do.
+                return Ok(Did::Ended);
+            }
+            match &link.state {
+                Step::Blocked(ticket) if !ticket.is_done() => return Ok(Did::Wait(Wait::Outside(ticket.clone()))),
+                Step::MoreOutput | Step::Blocked(_) => return self.run(index, Action::Resume),
+                Step::NeedInput | Step::Done => {}
+            }
+            if let Some((port, batch)) = link.pending.pop_front() {
+                return self.run(index, Action::Process(port, batch));
+            }
+            if upstream_ended && !link.finished.contains(0) {
+                return self.run(index, Action::Finish(0));
+            }
+        }
+        self.read_head()
+    }
+
+    fn read_head(&mut self) -> Result<Did> {
+        match &mut self.head {
+            Head::Source(_) => self.read_source(),
+            Head::Ports(_) => self.read_ports(),
+        }
+    }
+
+    fn read_source(&mut self) -> Result<Did> {
+        let Head::Source(head) = &mut self.head else { return Ok(Did::Ended) };
+        self.shared.enter(0);
+        if head.split_ended {
+            // All rows of the split are through the links by now.
+            head.split_ended = false;
+            if let Some(split) = head.split.take() {
+                add(&self.shared.counters.source_bytes, split.bytes);
+                self.tail.split_done(split.index);
+                self.shared.set_split(None);
+                return Ok(Did::Work);
+            }
+        }
+        if head.split.is_none() && !head.ended {
+            match head.scan.next_split()? {
+                Some(split) => {
+                    self.shared.set_split(Some(split.description.clone()));
+                    head.source.start(&split)?;
+                    self.origin = split.index;
+                    head.split = Some(split);
+                }
+                None => head.ended = true,
+            }
+        }
+        if head.ended {
+            return match self.links.first() {
+                Some(link) if !link.finished.contains(0) => self.run(0, Action::Finish(0)),
+                _ => Ok(Did::Ended),
+            };
+        }
+        let Some(estimate) = self.account.try_reserve(2 * self.batch_bytes) else {
+            return self.wait_for_memory(2 * self.batch_bytes);
+        };
+        let Head::Source(head) = &mut self.head else { return Ok(Did::Ended) };
+        let mut out = Outbox::new();
+        let before = self.clock.now();
+        let step = head.source.read(self.batch_bytes, &mut out);
+        add_time(&self.shared.node(0).busy_ns, self.clock.now() - before);
+        let blocked = match step? {
+            SourceStep::More => None,
+            SourceStep::Done => {
+                head.split_ended = true;
+                None
+            }
+            SourceStep::Blocked(ticket) => Some(ticket),
+        };
+        let emitted = !out.is_empty();
+        self.take_output(0, out, estimate)?;
+        Ok(match blocked {
+            Some(ticket) if !emitted => Did::Wait(Wait::Outside(ticket)),
+            _ => Did::Work,
+        })
+    }
+
+    fn read_ports(&mut self) -> Result<Did> {
+        self.shared.enter(0);
+        let ready = self.links.first().map(|link| link.operator.ready());
+        let Head::Ports(ports) = &mut self.head else { return Ok(Did::Ended) };
+        let mut outside = None;
+        let mut waiting = Vec::new();
+        let count = ports.receivers.len();
+        for turn in 0..count {
+            let port = (ports.next + turn) % count;
+            if ready.is_some_and(|ready| !ready.contains(port)) {
+                if !ports.receivers[port].is_ended() {
+                    ports.receivers[port].leave_unread();
+                }
+                continue;
+            }
+            if self.links.first().is_some_and(|link| link.finished.contains(port)) {
+                continue;
+            }
+            match ports.receivers[port].receive()? {
+                Received::Batch(batch, origin) => {
+                    ports.next = port + 1;
+                    let batch = ports.coalesce(port, batch, self.batch_rows, self.batch_bytes, &self.account)?;
+                    if self.order == Order::Relay {
+                        self.origin = origin;
+                    }
+                    match self.links.first_mut() {
+                        Some(link) => link.pending.push_back((port, batch)),
+                        None => {
+                            self.count_input(0, &batch);
+                            self.tail.push(0, batch, self.origin, &self.account)?;
+                        }
+                    }
+                    return Ok(Did::Work);
+                }
+                Received::SplitDone(origin) => {
+                    if self.order == Order::Relay {
+                        self.tail.split_done(origin);
+                    }
+                    return Ok(Did::Work);
+                }
+                Received::Empty => waiting.push(ports.edges[port]),
+                Received::Blocked(ticket) => outside = Some(ticket),
+                Received::Ended if self.links.is_empty() => {}
+                Received::Ended => return self.run(0, Action::Finish(port)),
+            }
+        }
+        if let Some(ticket) = outside {
+            return Ok(Did::Wait(Wait::Outside(ticket)));
+        }
+        if waiting.is_empty() {
+            if self.links.is_empty() {
+                return Ok(Did::Ended);
+            }
+            return Err(OperatorError::new(
+                "the operator is ready for no port that is still open, and has not said that it is done",
+            ));
+        }
+        Ok(Did::Wait(Wait::Input(waiting)))
+    }
+
+    /// Calls one operator once.
+    fn run(&mut self, index: usize, action: Action) -> Result<Did> {
+        let place = self.head.nodes() + index;
+        self.shared.enter(place);
+        let bytes = match &action {
+            Action::Process(port, batch) => self.links[index].operator.step_bytes(*port, batch),
+            Action::Resume | Action::Finish(_) => 2 * self.batch_bytes,
+        };
+        let Some(estimate) = self.account.try_reserve(bytes) else {
+            if let Action::Process(port, batch) = action {
+                self.links[index].pending.push_front((port, batch));
+            }
+            return self.wait_for_memory(bytes);
+        };
+        let mut out = Outbox::new();
+        let before = self.clock.now();
+        if let Action::Process(_, batch) = &action {
+            self.count_input(place, batch);
+        }
+        let link = &mut self.links[index];
+        let step = match action {
+            Action::Process(port, batch) => {
+                self.holder.has_new_state();
+                link.operator.process(port, batch, &mut out)
+            }
+            Action::Resume => link.operator.resume(&mut out),
+            Action::Finish(port) => {
+                link.finished = link.finished.with(port);
+                link.operator.finish(port, &mut out)
+            }
+        };
+        add_time(&self.shared.node(place).busy_ns, self.clock.now() - before);
+        link.state = step?;
+        let done = matches!(link.state, Step::Done);
+        self.take_output(place, out, estimate)?;
+        if done {
+            self.stop_before(index);
+        }
+        Ok(Did::Work)
+    }
+
+    /// Claims what a node emitted and hands it to the next link or to the tail.
+    fn take_output(&mut self, place: usize, mut out: Outbox, estimate: Reservation) -> Result<()> {
+        let next = place + 1 - self.head.nodes();
+        while let Some((output, batch)) = out.pop() {
+            self.account.claim(&batch);
+            let counters = self.shared.node(place);
+            add(&counters.rows_out, batch.num_rows() as u64);
+            add(&counters.batches_out, 1);
+            add(&counters.bytes_out, batch.get_array_memory_size() as u64);
+            match self.links.get_mut(next) {
+                Some(link) => link.pending.push_back((0, batch)),
+                None => self.tail.push(output, batch, self.origin, &self.account)?,
+            }
+        }
+        drop(estimate);
+        Ok(())
+    }
+
+    fn count_input(&self, place: usize, batch: &RecordBatch) {
+        let counters = self.shared.node(place);
+        add(&counters.rows_in, batch.num_rows() as u64);
+        add(&counters.batches_in, 1);
+    }
+
+    /// Link `index` needs no more input: everything before it stops.
+    fn stop_before(&mut self, index: usize) {
+        for link in self.links.iter_mut().take(index) {
+            link.pending.clear();
+            link.state = Step::Done;
+        }
+        if let Some(link) = self.links.get_mut(index) {
+            link.pending.clear();
+        }
+        self.head.stop();
+    }
+
+    /// Frees own state first, and waits for others only when there is none.
+    fn wait_for_memory(&mut self, bytes: usize) -> Result<Did> {
+        if self.free(bytes)? > 0 {
+            return Ok(Did::Work);
+        }
+        let pool = self.account.pool();
+        let most = self.account.most();
+        if bytes > most {
+            return Err(OperatorError::RowTooLarge {
+                needed_bytes: bytes,
+                available_bytes: most,
+                sufficient_limit_bytes: pool.limit() + (bytes - most),
+            });
+        }
+        let floating = bytes.saturating_sub(self.account.floor().saturating_sub(self.account.held()));
+        pool.wait(floating, &self.waker);
+        Ok(Did::Wait(Wait::Memory(bytes)))
+    }
+
+    fn answer_reclaim(&mut self) -> Result<()> {
+        let freed = self.free(self.holder.requested())?;
+        self.account.pool().answered(&self.holder, freed);
+        Ok(())
+    }
+
+    /// Writes up to `bytes` of own state, or of what hazardous edges have queued, to disk.
+    fn free(&mut self, bytes: usize) -> Result<usize> {
+        let bytes = bytes.min(SPILL_PIECE_BYTES);
+        let mut freed = 0;
+        for index in 0..self.links.len() {
+            if freed < bytes && !matches!(self.links[index].state, Step::Done) {
+                let place = self.head.nodes() + index;
+                self.shared.enter(place);
+                let before = self.clock.now();
+                freed += self.links[index].operator.spill(bytes - freed)?;
+                add_time(&self.shared.node(place).busy_ns, self.clock.now() - before);
+            }
+        }
+        if let Head::Ports(ports) = &mut self.head {
+            self.shared.enter(0);
+            for receiver in &mut ports.receivers {
+                if freed < bytes {
+                    freed += receiver.spool(bytes - freed)?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.account.pool().stop_waiting(&self.waker);
+    }
+}

@@ -1,0 +1,245 @@
+//! The tail of a task: exchanges into the ports of others, or a sink.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+
+use crate::batch::{batch_bytes, compact};
+use crate::error::Result;
+use crate::exchange::Router;
+use crate::io::Ticket;
+use crate::mailbox::{Origin, PortSender, Sent};
+use crate::memory::Account;
+use crate::metrics::{NodeCounters, add};
+use crate::sink::{CloseStep, Receipt, Sink, SinkStep};
+use crate::task::Wait;
+
+/// Where a task's output goes.
+pub(crate) enum Tail {
+    Outputs(Outputs),
+    Sink(SinkTail),
+}
+
+impl Tail {
+    /// Takes a batch that output `output` of the last node emitted.
+    pub(crate) fn push(&mut self, output: usize, batch: RecordBatch, origin: Origin, account: &Account) -> Result<()> {
+        match self {
+            Tail::Outputs(outputs) => outputs.push(output, &batch, origin, account),
+            Tail::Sink(sink) => {
+                sink.pending.push_back(batch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands on as much as there is room for; says what it waits for if something is left.
+    pub(crate) fn flush(&mut self) -> Result<Option<Wait>> {
+        match self {
+            Tail::Outputs(outputs) => outputs.flush(),
+            Tail::Sink(sink) => sink.flush(),
+        }
+    }
+
+    /// All rows of a split have been pushed.
+    pub(crate) fn split_done(&mut self, origin: Origin) {
+        if let Tail::Outputs(outputs) = self {
+            outputs.split_done(origin);
+        }
+    }
+
+    /// Whether nobody wants more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        match self {
+            Tail::Outputs(outputs) => outputs.is_stopped(),
+            Tail::Sink(_) => false,
+        }
+    }
+
+    /// Ends the output. Called again after a wait.
+    pub(crate) fn finish(&mut self) -> Result<Option<Wait>> {
+        match self {
+            Tail::Outputs(outputs) => outputs.finish(),
+            Tail::Sink(sink) => sink.finish(),
+        }
+    }
+}
+
+/// The edges out of a task.
+pub(crate) struct Outputs {
+    edges: Vec<OutputEdge>,
+    pending: VecDeque<Delivery>,
+    batch_bytes: usize,
+}
+
+/// One edge out of a task, with a sender for each receiving partition.
+pub(crate) struct OutputEdge {
+    /// Its index in the plan.
+    pub(crate) edge: usize,
+    /// The output of the last node that it takes.
+    pub(crate) output: usize,
+    pub(crate) ordered: bool,
+    pub(crate) router: Router,
+    /// The receiving partition of each sender: all, or on a forward edge one.
+    pub(crate) senders: Vec<(usize, PortSender)>,
+    /// Whether [`Router`] numbers partitions of which only one has a sender here.
+    pub(crate) forward: bool,
+}
+
+struct Delivery {
+    edge: usize,
+    sender: usize,
+    what: What,
+}
+
+enum What {
+    Batch(RecordBatch, Origin),
+    SplitDone(Origin),
+}
+
+impl Outputs {
+    pub(crate) fn new(edges: Vec<OutputEdge>, batch_bytes: usize) -> Self {
+        Self { edges, pending: VecDeque::new(), batch_bytes }
+    }
+
+    fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, account: &Account) -> Result<()> {
+        for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
+            let pieces = batch_bytes(batch).div_ceil(self.batch_bytes).clamp(1, batch.num_rows());
+            let rows = batch.num_rows().div_ceil(pieces);
+            let mut start = 0;
+            while start < batch.num_rows() {
+                let piece = batch.slice(start, rows.min(batch.num_rows() - start));
+                start += rows;
+                let (forward, pending) = (edge.forward, &mut self.pending);
+                edge.router.route(piece, |target, part| {
+                    let part = compact(part);
+                    account.claim(&part);
+                    let sender = if forward { 0 } else { target };
+                    pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin) });
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn split_done(&mut self, origin: Origin) {
+        for (index, edge) in self.edges.iter().enumerate().filter(|(_, edge)| edge.ordered) {
+            for sender in 0..edge.senders.len() {
+                self.pending.push_back(Delivery { edge: index, sender, what: What::SplitDone(origin) });
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<Option<Wait>> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        // What follows a batch that found no room must wait behind it, at this receiver only.
+        let mut full: Vec<(usize, usize)> = Vec::new();
+        for _ in 0..self.pending.len() {
+            let Some(Delivery { edge, sender, what }) = self.pending.pop_front() else { break };
+            if full.contains(&(edge, sender)) {
+                self.pending.push_back(Delivery { edge, sender, what });
+                continue;
+            }
+            let port = &mut self.edges[edge].senders[sender].1;
+            match what {
+                What::SplitDone(origin) => port.split_done(origin),
+                What::Batch(batch, origin) => {
+                    if let Sent::NoRoom(batch) = port.try_send(batch, origin)? {
+                        full.push((edge, sender));
+                        self.pending.push_back(Delivery { edge, sender, what: What::Batch(batch, origin) });
+                    }
+                }
+            }
+        }
+        if full.is_empty() {
+            return Ok(None);
+        }
+        let waits = full.into_iter().map(|(edge, sender)| {
+            let edge = &self.edges[edge];
+            (edge.edge, edge.senders[sender].0)
+        });
+        Ok(Some(Wait::Room(waits.collect())))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.edges.iter().all(|edge| edge.senders.iter().all(|(_, sender)| sender.is_stopped()))
+    }
+
+    fn finish(&mut self) -> Result<Option<Wait>> {
+        if let Some(wait) = self.flush()? {
+            return Ok(Some(wait));
+        }
+        for (_, sender) in self.edges.iter_mut().flat_map(|edge| &mut edge.senders) {
+            sender.end();
+        }
+        Ok(None)
+    }
+}
+
+/// A sink and what waits to be written.
+pub(crate) struct SinkTail {
+    sink: Box<dyn Sink>,
+    pending: VecDeque<RecordBatch>,
+    blocked: Option<Ticket>,
+    /// A write was blocked and is to be resumed.
+    resume: bool,
+    receipt: Option<Receipt>,
+    closed: bool,
+    counters: Arc<NodeCounters>,
+}
+
+impl SinkTail {
+    pub(crate) fn new(sink: Box<dyn Sink>, counters: Arc<NodeCounters>) -> Self {
+        Self { sink, pending: VecDeque::new(), blocked: None, resume: false, receipt: None, closed: false, counters }
+    }
+
+    pub(crate) fn take_receipt(&mut self) -> Option<Receipt> {
+        self.receipt.take()
+    }
+
+    fn flush(&mut self) -> Result<Option<Wait>> {
+        loop {
+            if let Some(ticket) = &self.blocked {
+                if !ticket.is_done() {
+                    return Ok(Some(Wait::Outside(ticket.clone())));
+                }
+                self.blocked = None;
+            }
+            let step = if self.resume {
+                self.sink.resume()?
+            } else if let Some(batch) = self.pending.pop_front() {
+                add(&self.counters.rows_in, batch.num_rows() as u64);
+                add(&self.counters.batches_in, 1);
+                self.sink.write(batch)?
+            } else {
+                return Ok(None);
+            };
+            match step {
+                SinkStep::Written => self.resume = false,
+                SinkStep::Blocked(ticket) => {
+                    self.resume = true;
+                    self.blocked = Some(ticket);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Result<Option<Wait>> {
+        if let Some(wait) = self.flush()? {
+            return Ok(Some(wait));
+        }
+        while !self.closed {
+            match self.sink.close()? {
+                CloseStep::Closed(receipt) => {
+                    self.receipt = Some(receipt);
+                    self.closed = true;
+                }
+                CloseStep::Blocked(ticket) if ticket.is_done() => {}
+                CloseStep::Blocked(ticket) => return Ok(Some(Wait::Outside(ticket))),
+            }
+        }
+        Ok(None)
+    }
+}
