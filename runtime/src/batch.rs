@@ -50,15 +50,15 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
 }
 
 fn copied_array(array: &ArrayRef) -> ArrayRef {
-    match array.data_type() {
-        DataType::Utf8View => Arc::new(array.as_string_view().gc()),
-        DataType::BinaryView => Arc::new(array.as_binary_view().gc()),
-        _ => {
-            let data = array.to_data();
-            let mut copy = MutableArrayData::new(vec![&data], false, array.len());
-            copy.extend(0, 0, array.len());
-            make_array(copy.freeze())
-        }
+    let data = array.to_data();
+    let mut copy = MutableArrayData::new(vec![&data], false, array.len());
+    copy.extend(0, 0, array.len());
+    let copy = make_array(copy.freeze());
+    // `gc` alone would go on sharing the nulls, and the views as well where all are short.
+    match copy.data_type() {
+        DataType::Utf8View => Arc::new(copy.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(copy.as_binary_view().gc()),
+        _ => copy,
     }
 }
 
@@ -88,6 +88,16 @@ mod tests {
             assert_eq!(small, row);
             assert!(small.get_array_memory_size() < 4096);
         }
+    }
+
+    #[test]
+    fn views_let_go_of_nulls_and_of_short_values_too() {
+        let short: StringViewArray = (0..100_000).map(|i| (i % 2 == 0).then_some("short")).collect();
+        let long: StringViewArray = (0..100_000).map(|i| (i % 2 == 0).then_some("longer than twelve bytes")).collect();
+        let row = batch([Arc::new(short), Arc::new(long)]).slice(5_000, 4);
+        let small = compact(row.clone());
+        assert_eq!(small, row);
+        assert!(small.get_array_memory_size() < 4096, "{}", small.get_array_memory_size());
     }
 
     #[test]

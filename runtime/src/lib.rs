@@ -1,6 +1,7 @@
 //! Graphs of operators as actors that pass Arrow batches through bounded mailboxes.
 
 pub mod batch;
+pub mod codec;
 pub mod config;
 pub mod error;
 pub mod graph;

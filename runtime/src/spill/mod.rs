@@ -1,0 +1,194 @@
+//! Spill files: batches on disk as framed, checksummed Arrow IPC, written and read by the worker's I/O threads.
+//!
+//! ```text
+//! SpillDir    one per cluster: a locked folder, the spill limit
+//!   SpillSpace    one per job and worker: counters, I/O threads, workspace for frames that wait
+//!     SpillFile     one per run, partition or edge: frames at offsets
+//! ```
+//!
+//! No step ever waits for the disk: `append` encodes and queues, `fetch` gives a ticket. Frames that wait to
+//! be written are charged to the workspace account; when they are more than its floor, the space has a
+//! backlog, and tasks wait for it between their steps. Everything is removed when dropped.
+
+mod dir;
+mod disk;
+mod file;
+mod frame;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+
+pub use dir::SpillDir;
+pub use disk::{Disk, DiskFile, FileDisk};
+pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
+
+use crate::error::{OperatorError, Result};
+use crate::io::{Completion, Io, Ticket};
+use crate::memory::{Account, Reservation};
+
+/// Where one job spills on one worker: a folder of its own, the cluster's spill limit, counters, and the
+/// worker's I/O threads, which do the writing. Clones are the same space.
+#[derive(Clone, Debug)]
+pub struct SpillSpace(Arc<SpaceInner>);
+
+#[derive(Debug)]
+struct SpaceInner {
+    dir: SpillDir,
+    io: Io,
+    spilled_bytes: AtomicU64,
+    live_bytes: AtomicU64,
+    floor_bytes: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Bytes of frames in memory.
+    reservation: Reservation,
+    /// Given out while too much is queued.
+    backlog: Option<(Ticket, Completion)>,
+    /// The first write that failed.
+    error: Option<OperatorError>,
+}
+
+impl SpillSpace {
+    fn new(dir: SpillDir, io: Io, workspace: Account) -> Self {
+        Self(Arc::new(SpaceInner {
+            dir,
+            io,
+            spilled_bytes: AtomicU64::new(0),
+            live_bytes: AtomicU64::new(0),
+            floor_bytes: workspace.floor(),
+            queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
+        }))
+    }
+
+    /// A new spill file for batches of `schema`; it appears on disk with the first append and vanishes
+    /// when dropped.
+    pub fn create(&self, label: &str, schema: SchemaRef) -> SpillFile {
+        SpillFile::new(self.clone(), self.0.dir.file_path(label), schema)
+    }
+
+    /// Bytes written so far by this job on this worker.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.0.spilled_bytes.load(Relaxed)
+    }
+
+    /// Bytes of the files that exist now.
+    pub fn live_bytes(&self) -> u64 {
+        self.0.live_bytes.load(Relaxed)
+    }
+
+    /// A ticket to wait for if more frames are queued for writing than the workspace has room for. The task
+    /// asks after every step, so operators need not.
+    pub fn backlog(&self) -> Option<Ticket> {
+        let mut queue = self.0.queue.lock();
+        if queue.backlog.is_none() && queue.reservation.bytes() > self.0.floor_bytes {
+            queue.backlog = Some(Ticket::new("writing spilled state"));
+        }
+        queue.backlog.as_ref().map(|(ticket, _)| ticket.clone())
+    }
+
+    /// The error of the first write that failed in any file of this space. The task asks after every step.
+    ///
+    /// # Errors
+    ///
+    /// That error.
+    pub fn check(&self) -> Result<()> {
+        self.0.queue.lock().error.as_ref().map_or(Ok(()), |error| Err(repeat(error)))
+    }
+
+    /// Blocks until everything queued so far is written or has failed. For tests and tools, never in a step.
+    pub fn flush_blocking(&self) {
+        loop {
+            // One piece of work behind the others says that a thread has taken all before it.
+            let mut pending = self.0.io.run("writing spilled state", || ());
+            pending.ticket().wait();
+            pending.take();
+            if self.0.queue.lock().reservation.bytes() == 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// The folder it is in.
+    pub fn dir(&self) -> &SpillDir {
+        &self.0.dir
+    }
+
+    /// A space in a temporary folder with I/O threads of its own, for calling operators by hand.
+    ///
+    /// # Panics
+    ///
+    /// If the folder or a thread cannot be had.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn temporary() -> Self {
+        let dir = SpillDir::create(None, None, false).expect("a temporary folder");
+        let (io, _) = Io::start("temporary", 2).expect("threads");
+        dir.space(io, crate::memory::MemoryPool::new(usize::MAX).account("workspace"))
+    }
+
+    fn compression(&self) -> bool {
+        self.0.dir.0.compression
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &*self.0.dir.0.disk
+    }
+
+    fn io(&self) -> &Io {
+        &self.0.io
+    }
+
+    fn take(&self, bytes: u64) -> Result<()> {
+        self.0.dir.take(bytes)?;
+        self.0.spilled_bytes.fetch_add(bytes, Relaxed);
+        self.0.live_bytes.fetch_add(bytes, Relaxed);
+        Ok(())
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.0.dir.give_back(bytes);
+        self.0.live_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    fn queue(&self, bytes: usize) {
+        let mut queue = self.0.queue.lock();
+        let queued = queue.reservation.bytes();
+        queue.reservation.set(queued + bytes);
+    }
+
+    fn unqueue(&self, bytes: usize) {
+        let mut queue = self.0.queue.lock();
+        queue.reservation.shrink(bytes);
+        let done = if queue.reservation.bytes() <= self.0.floor_bytes / 2 { queue.backlog.take() } else { None };
+        // Waking may run code that asks for the backlog again.
+        drop(queue);
+        drop(done);
+    }
+
+    fn fail(&self, error: &OperatorError) {
+        self.0.queue.lock().error.get_or_insert_with(|| repeat(error));
+    }
+}
+
+/// The same error once more: the system's errors cannot be cloned, and a failed write is reported to all.
+fn repeat(error: &OperatorError) -> OperatorError {
+    match error {
+        OperatorError::Io { action, path, source } => {
+            let source = match source.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(source.kind(), source.to_string()),
+            };
+            OperatorError::Io { action, path: path.clone(), source }
+        }
+        other => OperatorError::new(other),
+    }
+}
