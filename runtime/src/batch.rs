@@ -52,7 +52,7 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
 fn copied_array(array: &ArrayRef) -> ArrayRef {
     let data = array.to_data();
     let mut copy = MutableArrayData::new(vec![&data], false, array.len());
-    copy.extend(0, 0, array.len());
+    copy.try_extend(0, 0, array.len()).expect("a copy is no larger than what it is copied from");
     let copy = make_array(copy.freeze());
     // `gc` alone would go on sharing the nulls, and the views as well where all are short.
     match copy.data_type() {

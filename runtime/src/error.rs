@@ -143,14 +143,6 @@ pub enum ExecutionError {
         /// The panic's message.
         message: String,
     },
-    /// A producer vanished without saying that its input had ended, or rows are missing.
-    #[error("{at}: {reason}")]
-    LostInput {
-        /// Who was waiting for the rows.
-        at: Place,
-        /// What is missing.
-        reason: String,
-    },
     /// Every task of a cycle waited for another one, and spooling an edge did not help.
     #[error("deadlock: {0}")]
     Deadlock(String),
@@ -192,5 +184,16 @@ impl fmt::Display for Place {
             Some(split) => write!(f, ", {split}"),
             None => Ok(()),
         }
+    }
+}
+
+/// The message of a panic, as far as it has one.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_string()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a message".to_string()
     }
 }

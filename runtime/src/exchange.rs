@@ -7,7 +7,10 @@ use std::hash::BuildHasher;
 
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, SchemaRef};
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
+};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use foldhash::quality::FixedState;
@@ -140,10 +143,21 @@ fn has_own_path(data_type: &DataType) -> bool {
 }
 
 fn hash_column(state: &FixedState, column: &ArrayRef, hashes: &mut [u64]) {
-    use arrow::downcast_integer_array;
-    let column = column.as_ref();
-    downcast_integer_array! {
-        column => combine(column, hashes, |row| state.hash_one(column.value(row) as i128)),
+    macro_rules! integers {
+        ($type:ty) => {{
+            let array = column.as_primitive::<$type>();
+            combine(array, hashes, |row| state.hash_one(i128::from(array.value(row))));
+        }};
+    }
+    match column.data_type() {
+        DataType::Int8 => integers!(Int8Type),
+        DataType::Int16 => integers!(Int16Type),
+        DataType::Int32 => integers!(Int32Type),
+        DataType::Int64 => integers!(Int64Type),
+        DataType::UInt8 => integers!(UInt8Type),
+        DataType::UInt16 => integers!(UInt16Type),
+        DataType::UInt32 => integers!(UInt32Type),
+        DataType::UInt64 => integers!(UInt64Type),
         DataType::Utf8 => {
             let array = column.as_string::<i32>();
             combine(array, hashes, |row| state.hash_one(array.value(row)));
@@ -168,7 +182,7 @@ fn hash_column(state: &FixedState, column: &ArrayRef, hashes: &mut [u64]) {
             let array = column.as_boolean();
             combine(array, hashes, |row| state.hash_one(array.value(row)));
         }
-        _ => hash_temporal(state, column, hashes)
+        _ => hash_temporal(state, column, hashes),
     }
 }
 

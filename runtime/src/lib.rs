@@ -1,20 +1,41 @@
 //! Graphs of operators as actors that pass Arrow batches through bounded mailboxes.
+//!
+//! Reading order: [`graph`] (what is declared), [`operator`], [`source`], [`sink`] (what users implement),
+//! [`plan`] (the graph expanded to partitions), `task` (one fused chain as a state machine), `mailbox` and
+//! `exchange` (how batches travel), [`memory`] and [`spill`] (how they stay within the limit), [`state`]
+//! (containers that spill by themselves), `actor`, [`cluster`] and [`job`] (how it runs).
 
 pub mod batch;
+pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod graph;
 pub mod io;
+pub mod job;
 pub mod memory;
+pub mod metrics;
 pub mod operator;
+pub mod plan;
+pub mod result;
 pub mod sink;
 pub mod source;
 pub mod spill;
 
-pub use config::{ClusterConfig, parse_bytes};
+mod actor;
+mod build;
+mod exchange;
+mod mailbox;
+mod task;
+mod watchdog;
+
+pub use cluster::Cluster;
+pub use config::{ClusterConfig, format_bytes, parse_bytes};
 pub use error::{ExecutionError, OperatorError, Place, PlanError, Result};
 pub use graph::{Exchange, Graph, Input, NodeId, Partitions, ResultId};
+pub use job::{Job, JobMonitor, JobSummary};
 pub use operator::{Map, Operator, OperatorContext, OperatorSpec, Outbox, Port, PortSet, Step};
+pub use plan::Plan;
+pub use result::ResultStream;
 pub use sink::{CloseStep, Receipt, Sink, SinkContext, SinkSpec, SinkStep};
 pub use source::{Scan, ScanContext, Source, SourceContext, SourceSpec, SourceStep, Split};

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::Waker;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -27,7 +28,7 @@ use parking_lot::Mutex;
 use crate::error::{OperatorError, Result};
 use crate::io::Ticket;
 use crate::memory::Account;
-use crate::metrics::EdgeCounters;
+use crate::metrics::{EdgeCounters, add_time};
 use crate::spill::{Fetch, Fetched, SpillFile, SpillSpace, SpilledBatch};
 
 /// Batches that may wait in a lane, whatever their size.
@@ -343,8 +344,9 @@ impl PortSender {
         self.port.is_stopped()
     }
 
-    pub(crate) fn port(&self) -> &Arc<Port> {
-        &self.port
+    /// Books time that the sender was parked here.
+    pub(crate) fn add_parked(&self, time: Duration) {
+        add_time(&self.port.counters.parked_ns, time);
     }
 
     fn may_spool(&self) -> bool {
@@ -545,10 +547,6 @@ impl PortReceiver {
     /// Whether it is read to its end or stopped.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended
-    }
-
-    pub(crate) fn port(&self) -> &Arc<Port> {
-        &self.port
     }
 
     /// Moves what is in the channel to the reader's side.

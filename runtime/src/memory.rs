@@ -89,7 +89,7 @@ impl MemoryPool {
 
     /// Takes `bytes` of floors at once, or nothing.
     pub fn admit(&self, bytes: usize) -> Option<Arc<Admission>> {
-        self.0.try_charge(bytes).then(|| Arc::new(Admission { pool: self.clone(), bytes }))
+        self.0.try_charge(bytes).then(|| Arc::new(Admission { pool: self.clone(), bytes: bytes.into() }))
     }
 
     /// An account without a floor and without a job, such as a test's.
@@ -229,13 +229,19 @@ impl PoolInner {
 #[derive(Debug)]
 pub struct Admission {
     pool: MemoryPool,
-    bytes: usize,
+    bytes: AtomicUsize,
 }
 
 impl Admission {
     /// Bytes of floors that were taken.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.load(SeqCst)
+    }
+
+    /// Makes `bytes` of it an admission of their own, given back on their own.
+    pub fn split(&self, bytes: usize) -> Arc<Admission> {
+        let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
+        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into() })
     }
 
     /// An account whose floor is part of this admission.
@@ -246,7 +252,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.pool.0.release(self.bytes);
+        self.pool.0.release(self.bytes());
     }
 }
 
@@ -260,7 +266,7 @@ struct AccountInner {
     floor: usize,
     held: AtomicUsize,
     peak: AtomicUsize,
-    _admission: Option<Arc<Admission>>,
+    admission: Option<Arc<Admission>>,
 }
 
 impl Account {
@@ -271,7 +277,7 @@ impl Account {
             floor,
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            _admission: admission,
+            admission,
         }))
     }
 
@@ -308,6 +314,12 @@ impl Account {
     /// Bytes that this account could grow by: the rest of its floor and all that floats.
     pub fn room(&self) -> usize {
         self.floor().saturating_sub(self.held()) + self.pool().available()
+    }
+
+    /// Bytes that it could hold if no other job held any, and no account of its own job more than its floor.
+    pub fn most(&self) -> usize {
+        let floors = self.0.admission.as_ref().map_or(0, |admission| admission.bytes());
+        self.floor() + self.pool().limit().saturating_sub(floors)
     }
 
     /// An empty reservation to grow later.

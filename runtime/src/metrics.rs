@@ -5,6 +5,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::memory::MemoryPool;
+use crate::plan::{Edge, Plan, PlanNode};
+
 /// Counters of one edge, shared by its ports.
 #[derive(Debug, Default)]
 pub(crate) struct EdgeCounters {
@@ -198,4 +201,48 @@ pub struct WorkerMetrics {
     pub overruns: usize,
     /// Bytes that this job has spilled and spooled here.
     pub spilled_bytes: u64,
+}
+
+impl NodeMetrics {
+    pub(crate) fn of(node: &PlanNode) -> Self {
+        Self {
+            name: node.name.to_string(),
+            kind: node.kind.name().to_string(),
+            partitions: node.partitions,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn add(&mut self, counters: &NodeCounters) {
+        self.rows_in += counters.rows_in.load(Relaxed);
+        self.batches_in += counters.batches_in.load(Relaxed);
+        self.rows_out += counters.rows_out.load(Relaxed);
+        self.batches_out += counters.batches_out.load(Relaxed);
+        self.bytes_out += counters.bytes_out.load(Relaxed);
+        self.busy += time(&counters.busy_ns);
+        self.spilled_bytes += counters.spilled_bytes.load(Relaxed);
+    }
+}
+
+impl EdgeMetrics {
+    pub(crate) fn of(plan: &Plan, edge: &Edge) -> Self {
+        Self {
+            from: plan.nodes[edge.from].name.to_string(),
+            to: plan.nodes[edge.to].name.to_string(),
+            exchange: edge.exchange.to_string(),
+            ..Self::default()
+        }
+    }
+}
+
+impl WorkerMetrics {
+    pub(crate) fn of(pool: &MemoryPool) -> Self {
+        Self {
+            limit_bytes: pool.limit(),
+            charged_bytes: pool.charged(),
+            peak_bytes: pool.peak(),
+            overruns: pool.overruns(),
+            spilled_bytes: 0,
+        }
+    }
 }

@@ -57,7 +57,7 @@ pub(super) fn fit(
 fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
     plan.batch_bytes = batch_bytes;
     plan.port_bytes = port_bytes;
-    let mut floors = vec![WORKSPACE_BATCHES * batch_bytes; plan.workers];
+    let mut floors = vec![plan.workspace_floor(); plan.workers];
     for stage in &plan.stages {
         let floor = plan.task_floor(stage) + plan.instance_floors(stage);
         for partition in 0..stage.partitions {
@@ -74,6 +74,11 @@ impl Plan {
     pub(crate) fn task_floor(&self, stage: &Stage) -> usize {
         let lanes: usize = stage.inputs.iter().map(|&edge| self.edges[edge].lanes()).sum();
         lanes * self.port_bytes + STEP_BATCHES * self.batch_bytes
+    }
+
+    /// Bytes of each worker's workspace for spill frames.
+    pub(crate) fn workspace_floor(&self) -> usize {
+        WORKSPACE_BATCHES * self.batch_bytes
     }
 
     /// Bytes of the accounts of a stage's operators, source and sink at one partition.

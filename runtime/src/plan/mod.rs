@@ -159,6 +159,11 @@ impl Plan {
         (partition % self.workers, partition / self.workers % self.threads_per_worker)
     }
 
+    /// The nodes whose rows the caller reads.
+    pub(crate) fn result_nodes(&self) -> impl Iterator<Item = usize> {
+        self.nodes.iter().enumerate().filter(|(_, n)| matches!(n.kind, NodeKind::Result)).map(|(index, _)| index)
+    }
+
     /// The name of a stage: those of its nodes.
     pub(crate) fn stage_name(&self, stage: usize) -> String {
         let names: Vec<_> = self.stages[stage].nodes.iter().map(|&n| &*self.nodes[n].name).collect();

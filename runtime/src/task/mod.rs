@@ -99,6 +99,8 @@ pub(crate) struct Task {
     origin: Origin,
     /// Head and links have ended: only the tail is left.
     ended: bool,
+    /// Since when it has been parked.
+    parked: Option<Duration>,
     account: Account,
     holder: Arc<Holder>,
     spill: SpillSpace,
@@ -147,6 +149,7 @@ impl Task {
             order,
             origin,
             ended: false,
+            parked: None,
             account,
             holder,
             spill,
@@ -169,6 +172,9 @@ impl Task {
     pub(crate) fn step(&mut self) -> Result<Progress> {
         add(&self.shared.counters.steps, 1);
         let start = self.clock.now();
+        if let Some(since) = self.parked.take() {
+            self.tail.add_parked(start.saturating_sub(since));
+        }
         loop {
             if self.holder.requested() > 0 {
                 self.answer_reclaim()?;
@@ -179,6 +185,7 @@ impl Task {
             }
             self.shared.enter_tail();
             if let Some(wait) = self.tail.flush()? {
+                self.parked = matches!(wait, Wait::Room(_)).then(|| self.clock.now());
                 return Ok(Progress::Wait(wait));
             }
             if self.tail.is_stopped() {

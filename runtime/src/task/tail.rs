@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
@@ -45,6 +46,19 @@ impl Tail {
     pub(crate) fn split_done(&mut self, origin: Origin) {
         if let Tail::Outputs(outputs) = self {
             outputs.split_done(origin);
+        }
+    }
+
+    /// Books time that the task was parked on the receivers that had no room.
+    pub(crate) fn add_parked(&self, time: Duration) {
+        if let Tail::Outputs(outputs) = self {
+            let mut booked = Vec::new();
+            for Delivery { edge, sender, .. } in &outputs.pending {
+                if !booked.contains(edge) {
+                    booked.push(*edge);
+                    outputs.edges[*edge].senders[*sender].1.add_parked(time);
+                }
+            }
         }
     }
 

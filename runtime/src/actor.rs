@@ -1,0 +1,168 @@
+//! The thin actix shell that turns wake-ups into steps of a task.
+//!
+//! An actor's actix mailbox holds at most one message: the wake-up that its flag says is outstanding.
+//! After every step the actor yields to its arbiter, so that neighbours, wake-ups and cancels get their turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake as StdWake, Waker};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+
+use crate::error::ExecutionError;
+use crate::job::JobCore;
+use crate::task::{Clock, Progress, Task, TaskShared, Wait, Waiting};
+
+/// Says that there may be something to do.
+struct Wake;
+
+impl Message for Wake {
+    type Result = ();
+}
+
+/// The one outstanding wake-up of an actor. As a [`Waker`] it can be called from any thread, at any time.
+#[derive(Default)]
+pub(crate) struct WakeFlag {
+    scheduled: AtomicBool,
+    address: OnceLock<Recipient<Wake>>,
+}
+
+impl StdWake for WakeFlag {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.scheduled.swap(true, SeqCst)
+            && let Some(address) = self.address.get()
+        {
+            send(address);
+        }
+    }
+}
+
+/// The bound of an actix mailbox does not matter here: the flag lets one message in at a time.
+#[expect(clippy::disallowed_methods, reason = "this is the shell that the ban points to")]
+fn send(address: &Recipient<Wake>) {
+    address.do_send(Wake);
+}
+
+/// The monotonic clock of this process.
+pub(crate) struct SystemClock(Instant);
+
+impl SystemClock {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// The actor of one task.
+pub(crate) struct TaskActor {
+    task: Option<Task>,
+    shared: Arc<TaskShared>,
+    flag: Arc<WakeFlag>,
+    waker: Waker,
+    job: Arc<JobCore>,
+    clock: Arc<dyn Clock>,
+}
+
+impl TaskActor {
+    pub(crate) fn new(task: Task, flag: Arc<WakeFlag>, job: Arc<JobCore>, clock: Arc<dyn Clock>) -> Self {
+        let waker = Waker::from(Arc::clone(&flag));
+        Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock }
+    }
+
+    fn step(&mut self) -> Option<Wait> {
+        let Some(task) = &mut self.task else { return None };
+        if self.job.is_cancelled() {
+            self.end();
+            return None;
+        }
+        self.shared.set_waiting(Waiting::Running, self.clock.now());
+        // The operator is not called again after a panic: its state may be anything.
+        let result = catch_unwind(AssertUnwindSafe(|| task.step()));
+        let error = match result {
+            Ok(Ok(Progress::Again)) => {
+                self.waker.wake_by_ref();
+                return None;
+            }
+            Ok(Ok(Progress::Wait(wait))) => {
+                self.shared.set_waiting(Waiting::from(&wait), self.clock.now());
+                return Some(wait);
+            }
+            Ok(Ok(Progress::Finished)) => {
+                if let Some(receipt) = task.take_receipt() {
+                    self.job.add_receipt(&self.shared, receipt);
+                }
+                self.end();
+                return None;
+            }
+            Ok(Err(cause)) => ExecutionError::Operator { at: self.shared.place(), cause: Arc::new(cause) },
+            Err(panic) => {
+                ExecutionError::Panic { at: self.shared.place(), message: crate::error::panic_message(&*panic) }
+            }
+        };
+        // Before the task is dropped: its receivers would report a vanished producer.
+        self.job.fail(error);
+        self.end();
+        None
+    }
+
+    /// Drops the task and says so to the job.
+    fn end(&mut self) {
+        self.shared.set_waiting(Waiting::Ended, self.clock.now());
+        let task = self.task.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(task))) {
+            let message = crate::error::panic_message(&*panic);
+            self.job.fail(ExecutionError::Panic { at: self.shared.place(), message });
+        }
+        self.job.task_ended();
+    }
+}
+
+impl Actor for TaskActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        self.flag.scheduled.store(true, SeqCst);
+        let address = self.flag.address.get_or_init(|| context.address().recipient());
+        send(address);
+    }
+}
+
+impl Handler<Wake> for TaskActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, context: &mut Context<Self>) {
+        self.flag.scheduled.store(false, SeqCst);
+        if let Some(Wait::Outside(ticket)) = self.step()
+            && !ticket.register(&self.waker)
+        {
+            self.waker.wake_by_ref();
+        }
+        if self.task.is_none() {
+            context.stop();
+        } else {
+            // Without this a busy actor would be polled on and on, and its neighbours starve.
+            context.wait(tokio::task::yield_now().into_actor(self));
+        }
+    }
+}
+
+impl Drop for TaskActor {
+    /// An actor that goes down with its arbiter fails the job: no task ends unnoticed.
+    fn drop(&mut self) {
+        if self.task.is_some() {
+            self.job.fail(ExecutionError::Closed);
+            self.end();
+        }
+    }
+}

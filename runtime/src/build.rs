@@ -1,0 +1,324 @@
+//! Makes the tasks of an admitted job: scans, instances, ports, accounts.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Waker;
+
+use crate::actor::WakeFlag;
+use crate::error::{ExecutionError, Place, Result, panic_message};
+use crate::exchange::Router;
+use crate::graph::{Exchange, NodeKind};
+use crate::io::Io;
+use crate::job::{JobCore, Running};
+use crate::mailbox::{Port, PortConfig};
+use crate::memory::{Account, Admission};
+use crate::metrics::{EdgeCounters, NodeCounters};
+use crate::operator::OperatorContext;
+use crate::plan::{Edge, Plan};
+use crate::sink::SinkContext;
+use crate::source::{Scan, ScanContext, SourceContext};
+use crate::spill::{SpillDir, SpillSpace};
+use crate::task::{
+    Clock, Head, Link, OutputEdge, Outputs, Ports, SinkTail, SourceHead, Tail, Task, TaskParts, TaskShared,
+};
+
+/// What one worker gives to the tasks on it.
+pub(crate) struct WorkerParts {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) io: Io,
+}
+
+/// A task and where it is to run.
+pub(crate) struct Placed {
+    pub(crate) task: Task,
+    pub(crate) flag: Arc<WakeFlag>,
+    pub(crate) arbiter: (usize, usize),
+}
+
+struct Builder<'a> {
+    core: &'a Arc<JobCore>,
+    plan: &'a Plan,
+    workers: &'a [WorkerParts],
+    spaces: Vec<SpillSpace>,
+    clock: &'a Arc<dyn Clock>,
+    /// By stage and partition.
+    flags: Vec<Vec<Arc<WakeFlag>>>,
+    accounts: Vec<Vec<Account>>,
+    /// By edge and receiving partition.
+    ports: Vec<Vec<Arc<Port>>>,
+    edge_counters: Vec<Arc<EdgeCounters>>,
+    /// By node.
+    instance_accounts: Vec<Vec<Account>>,
+    scans: Vec<Option<Arc<dyn Scan>>>,
+}
+
+/// Makes all tasks. Runs user code: the instances are made here.
+///
+/// # Errors
+///
+/// The first instance that could not be made, with its node.
+pub(crate) fn build(
+    core: &Arc<JobCore>,
+    workers: &[WorkerParts],
+    dir: &SpillDir,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Running, Vec<Placed>), ExecutionError> {
+    let plan = &*core.plan;
+    let spaces = workers
+        .iter()
+        .map(|worker| {
+            let floor = plan.workspace_floor();
+            dir.space(worker.io.clone(), worker.admission.account("spill workspace", floor))
+        })
+        .collect();
+    let mut builder = Builder {
+        core,
+        plan,
+        workers,
+        spaces,
+        clock,
+        flags: plan.stages.iter().map(|stage| (0..stage.partitions).map(|_| Arc::default()).collect()).collect(),
+        accounts: Vec::new(),
+        ports: Vec::new(),
+        edge_counters: plan.edges.iter().map(|_| Arc::default()).collect(),
+        instance_accounts: vec![Vec::new(); plan.nodes.len()],
+        scans: vec![None; plan.nodes.len()],
+    };
+    builder.make_accounts();
+    builder.make_ports();
+    let mut placed = Vec::new();
+    for stage in 0..plan.stages.len() {
+        for partition in 0..plan.stages[stage].partitions {
+            if core.is_cancelled() {
+                return Err(ExecutionError::Cancelled);
+            }
+            placed.push(builder.make_task(stage, partition)?);
+        }
+    }
+    let running = Running {
+        tasks: placed.iter().map(|placed| Arc::clone(placed.task.shared())).collect(),
+        edges: builder.edge_counters.into_iter().zip(builder.ports).collect(),
+        accounts: builder.instance_accounts,
+        scans: builder.scans.into_iter().flatten().collect(),
+        spaces: builder.spaces,
+    };
+    Ok((running, placed))
+}
+
+impl Builder<'_> {
+    fn make_accounts(&mut self) {
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            let floor = self.plan.task_floor(stage);
+            let name = self.plan.stage_name(index);
+            let accounts = (0..stage.partitions)
+                .map(|p| self.workers[self.plan.arbiter(p).0].admission.account(format!("{name} [{p}]"), floor))
+                .collect();
+            self.accounts.push(accounts);
+        }
+    }
+
+    fn make_ports(&mut self) {
+        for (index, edge) in self.plan.edges.iter().enumerate() {
+            let ports = match edge.to_stage {
+                Some(stage) => (0..edge.receivers)
+                    .map(|p| {
+                        let worker = self.plan.arbiter(p).0;
+                        let waker = Waker::from(Arc::clone(&self.flags[stage][p]));
+                        self.port(index, edge, self.accounts[stage][p].clone(), worker, waker)
+                    })
+                    .collect(),
+                None => {
+                    let floor = edge.lanes() * self.plan.port_bytes;
+                    // Given back on its own: the caller may read long after the tasks have ended.
+                    let admission = self.workers[0].admission.split(floor);
+                    let account = admission.account(format!("result `{}`", self.plan.nodes[edge.to].name), floor);
+                    let caller = self.core.caller_wake(edge.to);
+                    let port = self.port(index, edge, account, 0, Waker::from(Arc::clone(&caller)));
+                    caller.connect(port.receiver());
+                    vec![port]
+                }
+            };
+            self.ports.push(ports);
+        }
+    }
+
+    fn port(&self, index: usize, edge: &Edge, account: Account, worker: usize, receiver: Waker) -> Arc<Port> {
+        Port::new(PortConfig {
+            senders: edge.senders_per_port(),
+            ordered: edge.ordered,
+            hazardous: edge.hazardous,
+            capacity: self.plan.port_bytes,
+            schema: Arc::clone(&edge.schema),
+            account,
+            spill: self.spaces[worker].clone(),
+            receiver,
+            counters: Arc::clone(&self.edge_counters[index]),
+        })
+    }
+
+    fn make_task(&mut self, stage: usize, partition: usize) -> Result<Placed, ExecutionError> {
+        let plan = self.plan;
+        let arbiter = plan.arbiter(partition);
+        let flag = Arc::clone(&self.flags[stage][partition]);
+        let waker = Waker::from(Arc::clone(&flag));
+        self.core.add_waker(waker.clone());
+        let nodes: Vec<_> = plan.stages[stage]
+            .nodes
+            .iter()
+            .map(|&node| (Arc::clone(&plan.nodes[node].name), Arc::<NodeCounters>::default()))
+            .collect();
+        let shared = Arc::new(TaskShared::new(stage, partition, arbiter.0, nodes));
+        let mut head = None;
+        let mut links = Vec::new();
+        let mut tail = None;
+        for (position, &node) in plan.stages[stage].nodes.iter().enumerate() {
+            let account = self.instance_account(node, partition, arbiter.0);
+            let made = catch_unwind(AssertUnwindSafe(|| match &plan.nodes[node].kind {
+                NodeKind::Source(_) => {
+                    head = Some(self.make_source(node, partition, arbiter.0, account)?);
+                    Ok(())
+                }
+                NodeKind::Operator(spec) => {
+                    let context = self.operator_context(node, partition, arbiter.0, account);
+                    links.push(Link::new(spec.instantiate(context)?, spec.inputs()));
+                    Ok(())
+                }
+                NodeKind::Sink(spec) => {
+                    let sink = spec.open(SinkContext {
+                        node: Arc::clone(&plan.nodes[node].name),
+                        partition,
+                        partitions: plan.nodes[node].partitions,
+                        schema: Arc::clone(&plan.nodes[node].inputs[0]),
+                        memory: account,
+                        io: self.workers[arbiter.0].io.clone(),
+                    })?;
+                    tail = Some(Tail::Sink(SinkTail::new(sink, Arc::clone(&shared.nodes[position].1))));
+                    Ok(())
+                }
+                NodeKind::Result => Ok(()),
+            }));
+            let at = || Place { node: plan.nodes[node].name.to_string(), partition, split: None };
+            match made {
+                Ok(Ok(())) => {}
+                Ok(Err(cause)) => {
+                    return Err(ExecutionError::Operator { at: at(), cause: Arc::new(cause) });
+                }
+                Err(panic) => {
+                    return Err(ExecutionError::Panic { at: at(), message: panic_message(&*panic) });
+                }
+            }
+        }
+        let tail = match tail {
+            Some(tail) => tail,
+            None => self.make_outputs(stage, partition, &waker).map_err(|cause| ExecutionError::Operator {
+                at: Place { node: plan.stage_name(stage), partition, split: None },
+                cause: Arc::new(cause),
+            })?,
+        };
+        let head = head.unwrap_or_else(|| {
+            let inputs = &plan.stages[stage].inputs;
+            Head::Ports(Ports {
+                receivers: inputs.iter().map(|&edge| self.ports[edge][partition].receiver()).collect(),
+                edges: inputs.clone(),
+                next: 0,
+            })
+        });
+        let account = self.accounts[stage][partition].clone();
+        // What it can be asked to free: the state of its operators, and what hazardous edges have queued.
+        let mut reclaimable: Vec<_> = plan.stages[stage]
+            .nodes
+            .iter()
+            .filter(|&&node| matches!(plan.nodes[node].kind, NodeKind::Operator(_)))
+            .filter_map(|&node| self.instance_accounts[node].get(partition).cloned())
+            .collect();
+        if plan.stages[stage].inputs.iter().any(|&edge| plan.edges[edge].hazardous) {
+            reclaimable.push(account.clone());
+        }
+        let task = Task::new(TaskParts {
+            shared,
+            head,
+            links,
+            tail,
+            order: plan.stages[stage].order,
+            holder: account.pool().add_holder(waker.clone(), reclaimable),
+            account,
+            spill: self.spaces[arbiter.0].clone(),
+            batch_bytes: plan.batch_bytes,
+            batch_rows: plan.batch_rows,
+            waker,
+            clock: Arc::clone(self.clock),
+        });
+        Ok(Placed { task, flag, arbiter })
+    }
+
+    fn instance_account(&mut self, node: usize, partition: usize, worker: usize) -> Account {
+        let name = format!("{} [{partition}]", self.plan.nodes[node].name);
+        let account = self.workers[worker].admission.account(name, self.plan.instance_floor(node));
+        self.instance_accounts[node].push(account.clone());
+        account
+    }
+
+    fn operator_context(&self, node: usize, partition: usize, worker: usize, memory: Account) -> OperatorContext {
+        let plan = self.plan;
+        OperatorContext {
+            node: Arc::clone(&plan.nodes[node].name),
+            partition,
+            partitions: plan.nodes[node].partitions,
+            inputs: plan.nodes[node].inputs.clone(),
+            batch_bytes: plan.batch_bytes,
+            batch_rows: plan.batch_rows,
+            memory,
+            spill: self.spaces[worker].clone(),
+            io: self.workers[worker].io.clone(),
+        }
+    }
+
+    fn make_source(&mut self, node: usize, partition: usize, worker: usize, memory: Account) -> Result<Head> {
+        let plan = self.plan;
+        let NodeKind::Source(spec) = &plan.nodes[node].kind else {
+            return Err(crate::OperatorError::new("not a source"));
+        };
+        let scan = match &self.scans[node] {
+            Some(scan) => Arc::clone(scan),
+            None => {
+                let context =
+                    ScanContext { batch_bytes: plan.batch_bytes, partitions: plan.nodes[node].partitions };
+                let scan = spec.scan(context)?;
+                self.scans[node] = Some(Arc::clone(&scan));
+                scan
+            }
+        };
+        let source = scan.open(SourceContext {
+            node: Arc::clone(&plan.nodes[node].name),
+            partition,
+            batch_bytes: plan.batch_bytes,
+            batch_rows: plan.batch_rows,
+            memory,
+            io: self.workers[worker].io.clone(),
+        })?;
+        Ok(Head::Source(Box::new(SourceHead { source, scan, split: None, split_ended: false, ended: false })))
+    }
+
+    fn make_outputs(&self, stage: usize, partition: usize, waker: &Waker) -> Result<Tail> {
+        let plan = self.plan;
+        let mut edges = Vec::new();
+        for &index in &plan.stages[stage].outputs {
+            let edge = &plan.edges[index];
+            let forward = edge.exchange == Exchange::Forward;
+            let ports = self.ports[index].iter().enumerate();
+            let senders = ports
+                .filter(|(target, _)| !forward || *target == partition)
+                .map(|(target, port)| (target, port.sender(if forward { 0 } else { partition }, waker.clone())))
+                .collect();
+            edges.push(OutputEdge {
+                edge: index,
+                output: edge.output,
+                ordered: edge.ordered,
+                router: Router::new(&edge.exchange, &edge.schema, partition, edge.receivers)?,
+                senders,
+                forward,
+            });
+        }
+        Ok(Tail::Outputs(Outputs::new(edges, plan.batch_bytes)))
+    }
+}

@@ -1,0 +1,400 @@
+//! A running graph: start, first error, cancel, results, end.
+//!
+//! A job ends when its last task has ended. Only then are its sinks committed, or aborted, and only after
+//! that is its outcome known. The first error is the one reported.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{ExecutionError, Place, panic_message};
+use crate::graph::{NodeKind, ResultId};
+use crate::io::{Completion, Io, Ticket};
+use crate::mailbox::Port;
+use crate::memory::{Account, MemoryPool};
+use crate::metrics::{
+    EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, TaskMetrics, WorkerMetrics, time,
+};
+use crate::plan::Plan;
+use crate::result::{CallerWake, ResultStream};
+use crate::sink::Receipt;
+use crate::source::Scan;
+use crate::spill::SpillSpace;
+use crate::task::TaskShared;
+
+/// A job of a cluster. Dropping it cancels it.
+pub struct Job {
+    core: Arc<JobCore>,
+    results: BTreeMap<usize, ResultStream>,
+}
+
+/// How a job went, once it has ended well.
+#[derive(Debug, Clone)]
+pub struct JobSummary {
+    /// From its start, waiting in line not included, to the commit of its sinks.
+    pub elapsed: Duration,
+    /// What it counted.
+    pub metrics: JobMetrics,
+}
+
+impl Job {
+    pub(crate) fn new(core: Arc<JobCore>) -> Self {
+        let results = core.plan.result_nodes().map(|node| (node, ResultStream::new(Arc::clone(&core), node))).collect();
+        Self { core, results }
+    }
+
+    /// The stream of a result. `None` if it was taken before, or is a result of another graph.
+    ///
+    /// Batches wait for the reader within the job's memory: a caller that does not read stops the job's
+    /// sources, and no more. Dropping the stream tells its producers to stop.
+    pub fn take_result(&mut self, result: ResultId) -> Option<ResultStream> {
+        self.results.remove(&result.0.0)
+    }
+
+    /// Waits until the job has ended. Results that were not taken are dropped: nobody could read them.
+    ///
+    /// # Errors
+    ///
+    /// The job's first error.
+    pub fn wait(mut self) -> Result<JobSummary, ExecutionError> {
+        self.results.clear();
+        self.core.ended.wait();
+        self.core.outcome()?;
+        Ok(JobSummary { elapsed: self.core.elapsed(), metrics: self.core.metrics() })
+    }
+
+    /// Ends the job soon: each task stops after the step in progress. Returns at once.
+    pub fn cancel(&self) {
+        self.core.fail(ExecutionError::Cancelled);
+    }
+
+    /// Where the job stands.
+    pub fn state(&self) -> JobState {
+        self.core.state()
+    }
+
+    /// What the job has counted so far.
+    pub fn metrics(&self) -> JobMetrics {
+        self.core.metrics()
+    }
+
+    /// A handle that shows the job's metrics while another thread waits for it.
+    pub fn monitor(&self) -> JobMonitor {
+        JobMonitor(Arc::clone(&self.core))
+    }
+
+    /// The plan that it runs.
+    pub fn plan(&self) -> &Plan {
+        &self.core.plan
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.core.fail(ExecutionError::Cancelled);
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").field("id", &self.core.id).field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+/// Shows a job's metrics; neither keeps it running nor cancels it.
+#[derive(Clone)]
+pub struct JobMonitor(Arc<JobCore>);
+
+impl JobMonitor {
+    /// What the job has counted so far.
+    pub fn metrics(&self) -> JobMetrics {
+        self.0.metrics()
+    }
+
+    /// Where the job stands.
+    pub fn state(&self) -> JobState {
+        self.0.state()
+    }
+}
+
+/// What the parts of a job share.
+pub(crate) struct JobCore {
+    pub(crate) id: u64,
+    pub(crate) plan: Arc<Plan>,
+    cancelled: AtomicBool,
+    error: OnceLock<ExecutionError>,
+    /// Of all tasks and result streams: woken by an error and by a cancel.
+    wakers: Mutex<Vec<Waker>>,
+    /// Tasks that have not ended, and one for the start.
+    remaining: AtomicUsize,
+    receipts: Mutex<BTreeMap<(usize, usize), Receipt>>,
+    started: OnceLock<Instant>,
+    elapsed: OnceLock<Duration>,
+    running: Mutex<Option<Running>>,
+    last_metrics: OnceLock<JobMetrics>,
+    ended: Ticket,
+    completion: Mutex<Option<Completion>>,
+    /// One for each result node.
+    callers: BTreeMap<usize, Arc<CallerWake>>,
+    /// Runs the commit, off the arbiters.
+    io: Io,
+    pools: Vec<MemoryPool>,
+}
+
+/// What a job holds on to while it runs.
+pub(crate) struct Running {
+    pub(crate) tasks: Vec<Arc<TaskShared>>,
+    /// Counters and ports of each edge of the plan.
+    pub(crate) edges: Vec<(Arc<EdgeCounters>, Vec<Arc<Port>>)>,
+    /// Accounts of each node's instances.
+    pub(crate) accounts: Vec<Vec<Account>>,
+    pub(crate) scans: Vec<Arc<dyn Scan>>,
+    pub(crate) spaces: Vec<SpillSpace>,
+}
+
+impl JobCore {
+    pub(crate) fn new(id: u64, plan: Arc<Plan>, io: Io, pools: Vec<MemoryPool>) -> Arc<Self> {
+        let (ended, completion) = Ticket::new("the end of the job");
+        let callers: BTreeMap<_, _> = plan.result_nodes().map(|node| (node, Arc::default())).collect();
+        let wakers = callers.values().map(|caller: &Arc<CallerWake>| Waker::from(Arc::clone(caller))).collect();
+        Arc::new(Self {
+            id,
+            plan,
+            callers,
+            cancelled: AtomicBool::new(false),
+            error: OnceLock::new(),
+            wakers: Mutex::new(wakers),
+            remaining: AtomicUsize::new(1),
+            receipts: Mutex::default(),
+            started: OnceLock::new(),
+            elapsed: OnceLock::new(),
+            running: Mutex::new(None),
+            last_metrics: OnceLock::new(),
+            ended,
+            completion: Mutex::new(Some(completion)),
+            io,
+            pools,
+        })
+    }
+
+    /// The caller's end of a result.
+    pub(crate) fn caller_wake(&self, node: usize) -> Arc<CallerWake> {
+        self.callers.get(&node).map_or_else(Arc::default, Arc::clone)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_done()
+    }
+
+    /// Done once the job has ended.
+    pub(crate) fn end_ticket(&self) -> &Ticket {
+        &self.ended
+    }
+
+    /// Ends the job with `error`, unless it has one already or has ended.
+    pub(crate) fn fail(&self, error: ExecutionError) {
+        if self.has_ended() {
+            return;
+        }
+        if self.error.set(error).is_ok() {
+            self.cancelled.store(true, SeqCst);
+            let wakers = self.wakers.lock().clone();
+            wakers.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// The error, as far as there is one yet.
+    pub(crate) fn error(&self) -> Option<&ExecutionError> {
+        self.error.get()
+    }
+
+    /// Adds one to be woken when the job fails.
+    pub(crate) fn add_waker(&self, waker: Waker) {
+        self.wakers.lock().push(waker.clone());
+        if self.is_cancelled() {
+            waker.wake();
+        }
+    }
+
+    /// The tasks are about to be started.
+    pub(crate) fn start(&self, running: Running) {
+        self.remaining.fetch_add(running.tasks.len(), SeqCst);
+        *self.running.lock() = Some(running);
+    }
+
+    /// The job has been admitted.
+    pub(crate) fn admitted(&self) {
+        let _ = self.started.set(Instant::now());
+    }
+
+    pub(crate) fn add_receipt(&self, task: &TaskShared, receipt: Receipt) {
+        let node = self.plan.stages[task.stage].nodes.last().copied().unwrap_or_default();
+        self.receipts.lock().insert((node, task.partition), receipt);
+    }
+
+    /// Called for each task that has ended, and once by whoever started them.
+    pub(crate) fn task_ended(self: &Arc<Self>) {
+        if self.remaining.fetch_sub(1, SeqCst) == 1 {
+            let core = Arc::clone(self);
+            self.io.submit(move || core.finish());
+        }
+    }
+
+    /// Commits or aborts the sinks, then tells everybody that the job has ended.
+    fn finish(&self) {
+        let receipts = std::mem::take(&mut *self.receipts.lock());
+        let sinks: Vec<_> = self
+            .plan
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, node)| match &node.kind {
+                NodeKind::Sink(spec) => Some((index, Arc::clone(&node.name), Arc::clone(spec))),
+                _ => None,
+            })
+            .collect();
+        let mut receipts: Vec<Vec<Receipt>> = {
+            let mut by_node: BTreeMap<usize, Vec<Receipt>> = BTreeMap::new();
+            for ((node, _), receipt) in receipts {
+                by_node.entry(node).or_default().push(receipt);
+            }
+            sinks.iter().map(|(node, ..)| by_node.remove(node).unwrap_or_default()).collect()
+        };
+        for ((_, name, spec), receipts) in sinks.iter().zip(&mut receipts) {
+            if self.is_cancelled() {
+                break;
+            }
+            let at = Place { node: name.to_string(), partition: 0, split: None };
+            let receipts = std::mem::take(receipts);
+            match catch_unwind(AssertUnwindSafe(|| spec.commit(receipts))) {
+                Ok(Ok(())) => {}
+                Ok(Err(cause)) => self.fail(ExecutionError::Operator { at, cause: Arc::new(cause) }),
+                Err(panic) => self.fail(ExecutionError::Panic { at, message: panic_message(&*panic) }),
+            }
+        }
+        drop(receipts);
+        if self.is_cancelled() {
+            for (.., spec) in &sinks {
+                let _ = catch_unwind(AssertUnwindSafe(|| spec.abort()));
+            }
+        }
+        let _ = self.elapsed.set(self.started.get().map_or(Duration::ZERO, Instant::elapsed));
+        // From here on an error comes too late.
+        let state = self.final_state();
+        let metrics = JobMetrics { state, ..self.snapshot() };
+        let _ = self.last_metrics.set(metrics);
+        let running = self.running.lock().take();
+        drop(running);
+        self.wakers.lock().clear();
+        if let Some(error) = self.error.get() {
+            tracing::debug!(job = self.id, %error, "job ended");
+        } else {
+            tracing::debug!(job = self.id, elapsed = ?self.elapsed(), "job finished");
+        }
+        drop(self.completion.lock().take());
+    }
+
+    fn outcome(&self) -> Result<(), ExecutionError> {
+        match self.error.get() {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self.elapsed.get() {
+            Some(elapsed) => *elapsed,
+            None => self.started.get().map_or(Duration::ZERO, Instant::elapsed),
+        }
+    }
+
+    fn final_state(&self) -> JobState {
+        match self.error.get() {
+            None => JobState::Finished,
+            Some(ExecutionError::Cancelled) => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        }
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        if self.has_ended() {
+            self.final_state()
+        } else if self.started.get().is_some() {
+            JobState::Running
+        } else {
+            JobState::Waiting
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> JobMetrics {
+        match self.last_metrics.get() {
+            Some(metrics) => metrics.clone(),
+            None => JobMetrics { state: self.state(), ..self.snapshot() },
+        }
+    }
+
+    /// Runs `look` over what the job holds, while it runs.
+    pub(crate) fn with_running<T>(&self, look: impl FnOnce(&Running) -> T) -> Option<T> {
+        self.running.lock().as_ref().map(look)
+    }
+
+    fn snapshot(&self) -> JobMetrics {
+        let running = self.running.lock();
+        let mut metrics = JobMetrics {
+            state: JobState::Waiting,
+            elapsed: self.elapsed(),
+            nodes: self.plan.nodes.iter().map(NodeMetrics::of).collect(),
+            edges: self.plan.edges.iter().map(|edge| EdgeMetrics::of(&self.plan, edge)).collect(),
+            tasks: Vec::new(),
+            workers: self.pools.iter().map(WorkerMetrics::of).collect(),
+            source_bytes_done: 0,
+            source_bytes_total: None,
+        };
+        let Some(running) = &*running else { return metrics };
+        for task in &running.tasks {
+            metrics.source_bytes_done += task.counters.source_bytes.load(Relaxed);
+            for (&node, (_, counters)) in self.plan.stages[task.stage].nodes.iter().zip(&task.nodes) {
+                metrics.nodes[node].add(counters);
+            }
+            metrics.tasks.push(TaskMetrics {
+                name: task.name(),
+                partition: task.partition,
+                worker: task.worker,
+                steps: task.counters.steps.load(Relaxed),
+                state: task.state(),
+                busy: time(&task.counters.busy_ns),
+                idle: time(&task.counters.idle_ns),
+                parked: time(&task.counters.parked_ns),
+                waiting_for_memory: time(&task.counters.memory_ns),
+                blocked: time(&task.counters.blocked_ns),
+            });
+        }
+        for (node, accounts) in metrics.nodes.iter_mut().zip(&running.accounts) {
+            node.state_bytes = accounts.iter().map(Account::held).sum();
+            node.peak_state_bytes = accounts.iter().map(Account::peak).sum();
+        }
+        for (edge, (counters, ports)) in metrics.edges.iter_mut().zip(&running.edges) {
+            edge.rows = counters.rows.load(Relaxed);
+            edge.batches = counters.batches.load(Relaxed);
+            edge.bytes = counters.bytes.load(Relaxed);
+            edge.parked = time(&counters.parked_ns);
+            edge.spooled_bytes = counters.spooled_bytes.load(Relaxed);
+            edge.queued_bytes = ports.iter().map(|port| port.queued_bytes()).sum();
+            edge.capacity_bytes = ports.iter().map(|port| port.capacity()).sum();
+        }
+        for (worker, space) in metrics.workers.iter_mut().zip(&running.spaces) {
+            worker.spilled_bytes = space.spilled_bytes();
+        }
+        metrics.source_bytes_total = running.scans.iter().map(|scan| scan.total_bytes()).sum();
+        metrics
+    }
+}

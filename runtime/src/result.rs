@@ -1,0 +1,194 @@
+//! A result as its caller reads it: a stream of batches that holds the job back when it is not read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use futures_core::Stream;
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{ExecutionError, Place};
+use crate::job::JobCore;
+use crate::mailbox::{PortReceiver, Received};
+use crate::memory::hand_out;
+
+/// The batches of one result. An iterator that blocks, and a [`Stream`] that does not.
+///
+/// Ends after the last batch, or with the job's first error. A batch that was handed out no longer counts
+/// as the job's memory. Dropping it tells the producers to stop.
+///
+/// # Cancel safety
+///
+/// Dropping a future that waits for the next batch loses nothing.
+pub struct ResultStream {
+    job: Arc<JobCore>,
+    node: usize,
+    schema: SchemaRef,
+    wake: Arc<CallerWake>,
+    ended: bool,
+}
+
+/// Wakes the caller, who blocks or polls, and keeps the port that the job makes when it starts.
+#[derive(Default)]
+pub(crate) struct CallerWake {
+    state: Mutex<CallerState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CallerState {
+    woken: bool,
+    port: Option<PortReceiver>,
+    /// The stream is gone: a port that comes now is stopped at once.
+    dropped: bool,
+    poller: Option<Waker>,
+}
+
+impl Wake for CallerWake {
+    fn wake(self: Arc<Self>) {
+        let poller = {
+            let mut state = self.state.lock();
+            state.woken = true;
+            state.poller.take()
+        };
+        self.changed.notify_all();
+        if let Some(poller) = poller {
+            poller.wake();
+        }
+    }
+}
+
+impl CallerWake {
+    /// Hands the port to the caller.
+    pub(crate) fn connect(self: &Arc<Self>, port: PortReceiver) {
+        let refused = {
+            let mut state = self.state.lock();
+            if state.dropped {
+                Some(port)
+            } else {
+                state.port = Some(port);
+                None
+            }
+        };
+        // Stopping wakes its senders: not under the lock.
+        drop(refused);
+        Arc::clone(self).wake();
+    }
+}
+
+impl ResultStream {
+    pub(crate) fn new(job: Arc<JobCore>, node: usize) -> Self {
+        let wake = job.caller_wake(node);
+        let schema = Arc::clone(&job.plan.nodes[node].inputs[0]);
+        Self { job, node, schema, wake, ended: false }
+    }
+
+    /// The schema of every batch.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The next batch, the end, or nothing yet.
+    fn try_next(&mut self) -> Poll<Option<Result<RecordBatch, ExecutionError>>> {
+        loop {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = self.job.error() {
+            self.ended = true;
+            return Poll::Ready(Some(Err(error.clone())));
+        }
+        let received = {
+            let mut state = self.wake.state.lock();
+            state.woken = false;
+            match &mut state.port {
+                None => Ok(Received::Empty),
+                Some(port) => {
+                    let received = port.receive();
+                    if !matches!(received, Ok(Received::Empty | Received::Blocked(_))) {
+                        // While the caller works on a batch, or reads another result, nobody reads this one.
+                        port.leave_unread();
+                    }
+                    received
+                }
+            }
+        };
+        return match received {
+            Ok(Received::Batch(batch, _)) => {
+                hand_out(&batch);
+                Poll::Ready(Some(Ok(batch)))
+            }
+            Ok(Received::SplitDone(_)) => continue,
+            Ok(Received::Empty) => Poll::Pending,
+            Ok(Received::Blocked(ticket)) => {
+                if !ticket.register(&Waker::from(Arc::clone(&self.wake))) {
+                    continue;
+                }
+                Poll::Pending
+            }
+            Ok(Received::Ended) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            Err(cause) => {
+                let node = self.job.plan.nodes[self.node].name.to_string();
+                let at = Place { node, partition: 0, split: None };
+                self.job.fail(ExecutionError::Operator { at, cause: Arc::new(cause) });
+                continue;
+            }
+        };
+        }
+    }
+}
+
+impl Iterator for ResultStream {
+    type Item = Result<RecordBatch, ExecutionError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Poll::Ready(next) = self.try_next() {
+                return next;
+            }
+            let mut state = self.wake.state.lock();
+            while !state.woken {
+                self.wake.changed.wait(&mut state);
+            }
+        }
+    }
+}
+
+impl Stream for ResultStream {
+    type Item = Result<RecordBatch, ExecutionError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Poll::Ready(next) = self.try_next() {
+                return Poll::Ready(next);
+            }
+            let mut state = self.wake.state.lock();
+            if !state.woken {
+                state.poller = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+impl Drop for ResultStream {
+    fn drop(&mut self) {
+        let port = {
+            let mut state = self.wake.state.lock();
+            state.dropped = true;
+            state.port.take()
+        };
+        drop(port);
+    }
+}
+
+impl std::fmt::Debug for ResultStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResultStream").field("node", &self.node).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! Finds cycles of waits in which every task waits for another task (C4).
+//!
+//! A wait for something outside (a disk, a gate, the caller, another job) is never a deadlock, however
+//! long. Tasks that wait are stuck if all they wait for are stuck: the largest such set is found by taking
+//! away, again and again, every task that somebody outside the set could wake.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::error::ExecutionError;
+use crate::job::{JobCore, Running};
+use crate::plan::Plan;
+use crate::task::Waiting;
+
+/// What the watchdog remembers of a job between two looks.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// The stuck tasks of the last look, with their step counts.
+    last: Vec<(usize, u64)>,
+}
+
+impl Watch {
+    /// Looks at a job once. Two looks in a row that find the same tasks stuck are a deadlock.
+    pub(crate) fn look(&mut self, core: &JobCore, jobs: usize) {
+        let Some(Some(found)) = core.with_running(|running| self.check(&core.plan, running, jobs)) else { return };
+        match found {
+            Found::Spooling(cycle) => tracing::warn!(job = core.id, %cycle, "deadlock: an edge spools from now on"),
+            Found::Deadlock(cycle) => core.fail(ExecutionError::Deadlock(cycle)),
+        }
+    }
+
+    fn check(&mut self, plan: &Plan, running: &Running, jobs: usize) -> Option<Found> {
+        let stuck = stuck_tasks(plan, running, jobs);
+        let seen: Vec<_> =
+            stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
+        let same = !seen.is_empty() && seen == self.last;
+        self.last = seen;
+        if !same {
+            return None;
+        }
+        self.last.clear();
+        let cycle = describe(plan, running, &stuck);
+        // One parked edge after the other spools; when all do and it is still stuck, the job fails.
+        for &task in &stuck {
+            if let Waiting::Room(receivers) = running.tasks[task].waiting() {
+                for (edge, partition) in receivers {
+                    if plan.edges[edge].to_stage.is_some() && running.edges[edge].1[partition].spool_always() {
+                        return Some(Found::Spooling(cycle));
+                    }
+                }
+            }
+        }
+        Some(Found::Deadlock(cycle))
+    }
+}
+
+enum Found {
+    Spooling(String),
+    Deadlock(String),
+}
+
+/// The largest set of tasks of which each waits for members only.
+fn stuck_tasks(plan: &Plan, running: &Running, jobs: usize) -> Vec<usize> {
+    let index: BTreeMap<(usize, usize), usize> =
+        running.tasks.iter().enumerate().map(|(i, task)| ((task.stage, task.partition), i)).collect();
+    let waits: Vec<Waiting> = running.tasks.iter().map(|task| task.waiting()).collect();
+    let mut stuck: Vec<bool> = waits
+        .iter()
+        .map(|wait| match wait {
+            Waiting::Input(_) | Waiting::Memory(_) => true,
+            // The caller is outside.
+            Waiting::Room(receivers) => receivers.iter().all(|(edge, _)| plan.edges[*edge].to_stage.is_some()),
+            Waiting::Running | Waiting::Outside | Waiting::Ended => false,
+        })
+        .collect();
+    loop {
+        let mut changed = false;
+        for task in 0..stuck.len() {
+            if !stuck[task] {
+                continue;
+            }
+            let keeps = match &waits[task] {
+                Waiting::Input(edges) => edges.iter().all(|&edge| {
+                    senders(plan, edge, running.tasks[task].partition)
+                        .all(|sender| index.get(&sender).is_none_or(|&s| stuck[s] || waits[s] == Waiting::Ended))
+                }),
+                // Any receiver that moves on makes room.
+                Waiting::Room(receivers) => receivers.iter().all(|&(edge, partition)| {
+                    let stage = plan.edges[edge].to_stage.unwrap_or_default();
+                    index.get(&(stage, partition)).is_some_and(|&receiver| stuck[receiver])
+                }),
+                // Whoever else runs on the worker may give memory back.
+                Waiting::Memory(_) => {
+                    jobs == 1
+                        && running.tasks.iter().enumerate().all(|(other, shared)| {
+                            shared.worker != running.tasks[task].worker
+                                || stuck[other]
+                                || waits[other] == Waiting::Ended
+                        })
+                }
+                _ => false,
+            };
+            if !keeps {
+                stuck[task] = false;
+                changed = true;
+            }
+        }
+        if !changed {
+            return (0..stuck.len()).filter(|&task| stuck[task]).collect();
+        }
+    }
+}
+
+/// The tasks that send to a port.
+fn senders(plan: &Plan, edge: usize, partition: usize) -> impl Iterator<Item = (usize, usize)> {
+    let edge = &plan.edges[edge];
+    let forward = edge.senders_per_port() != edge.senders || edge.exchange == crate::graph::Exchange::Forward;
+    let partitions = if forward { partition..partition + 1 } else { 0..edge.senders };
+    partitions.map(move |partition| (edge.from_stage, partition))
+}
+
+/// Walks from one stuck task to the next until one comes again.
+fn describe(plan: &Plan, running: &Running, stuck: &[usize]) -> String {
+    let mut path: Vec<(usize, String)> = Vec::new();
+    let mut current = stuck[0];
+    loop {
+        let task = &running.tasks[current];
+        let (why, next) = match task.waiting() {
+            Waiting::Input(edges) => {
+                let next = edges.iter().flat_map(|&edge| senders(plan, edge, task.partition)).next();
+                ("waits for input from", next)
+            }
+            Waiting::Room(receivers) => {
+                let next = receivers.first().and_then(|&(edge, p)| plan.edges[edge].to_stage.map(|stage| (stage, p)));
+                ("waits for room at", next)
+            }
+            Waiting::Memory(bytes) => {
+                path.push((current, format!("`{}` [{}] waits for {bytes} bytes", task.name(), task.partition)));
+                return join(&path);
+            }
+            _ => return join(&path),
+        };
+        path.push((current, format!("`{}` [{}] {why}", task.name(), task.partition)));
+        let found = next.and_then(|next| {
+            stuck.iter().copied().find(|&s| (running.tasks[s].stage, running.tasks[s].partition) == next)
+        });
+        match found {
+            Some(next) => {
+                if let Some(start) = path.iter().position(|(task, _)| *task == next) {
+                    let task = &running.tasks[next];
+                    return format!("{} `{}` [{}]", join(&path[start..]), task.name(), task.partition);
+                }
+                current = next;
+            }
+            None => return join(&path),
+        }
+    }
+}
+
+fn join(path: &[(usize, String)]) -> String {
+    path.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join(" ")
+}
