@@ -1,5 +1,6 @@
 //! Graphs of operators as actors that pass Arrow batches through bounded mailboxes.
 
+pub mod allocator;
 pub mod batch;
 pub mod codec;
 pub mod config;
