@@ -12,6 +12,8 @@ pub mod operator;
 pub mod sink;
 pub mod source;
 pub mod spill;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use config::{ClusterConfig, parse_bytes};
 pub use error::{ExecutionError, OperatorError, Place, PlanError, Result};
