@@ -5,6 +5,7 @@
 //! `exchange` (how batches travel), [`memory`] and [`spill`] (how they stay within the limit), [`state`]
 //! (containers that spill by themselves), `actor`, [`cluster`] and [`job`] (how it runs).
 
+pub mod allocator;
 pub mod batch;
 pub mod cluster;
 pub mod codec;
@@ -21,6 +22,8 @@ pub mod result;
 pub mod sink;
 pub mod source;
 pub mod spill;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 mod actor;
 mod build;
