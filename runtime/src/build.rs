@@ -44,6 +44,7 @@ struct Builder<'a> {
     /// By stage and partition.
     flags: Vec<Vec<Arc<WakeFlag>>>,
     accounts: Vec<Vec<Account>>,
+    port_accounts: Vec<Vec<Account>>,
     /// By edge and receiving partition.
     ports: Vec<Vec<Arc<Port>>>,
     edge_counters: Vec<Arc<EdgeCounters>>,
@@ -79,6 +80,7 @@ pub(crate) fn build(
         clock,
         flags: plan.stages.iter().map(|stage| (0..stage.partitions).map(|_| Arc::default()).collect()).collect(),
         accounts: Vec::new(),
+        port_accounts: Vec::new(),
         ports: Vec::new(),
         edge_counters: plan.edges.iter().map(|_| Arc::default()).collect(),
         instance_accounts: vec![Vec::new(); plan.nodes.len()],
@@ -108,12 +110,18 @@ pub(crate) fn build(
 impl Builder<'_> {
     fn make_accounts(&mut self) {
         for (index, stage) in self.plan.stages.iter().enumerate() {
-            let floor = self.plan.task_floor(stage);
             let name = self.plan.stage_name(index);
-            let accounts = (0..stage.partitions)
-                .map(|p| self.workers[self.plan.arbiter(p).0].admission.account(format!("{name} [{p}]"), floor))
-                .collect();
-            self.accounts.push(accounts);
+            let accounts = |what: &str, floor: usize| {
+                let account = |p| {
+                    let admission = &self.workers[self.plan.arbiter(p).0].admission;
+                    admission.account(format!("{name} [{p}] {what}"), floor)
+                };
+                (0..stage.partitions).map(account).collect::<Vec<_>>()
+            };
+            let hands = accounts("batches", self.plan.hands_floor());
+            let ports = accounts("ports", self.plan.ports_floor(stage));
+            self.accounts.push(hands);
+            self.port_accounts.push(ports);
         }
     }
 
@@ -124,7 +132,8 @@ impl Builder<'_> {
                     .map(|p| {
                         let worker = self.plan.arbiter(p).0;
                         let waker = Waker::from(Arc::clone(&self.flags[stage][p]));
-                        self.port(index, edge, self.accounts[stage][p].clone(), worker, waker)
+                        let hands = Some(self.accounts[stage][p].clone());
+                        self.port(index, edge, self.port_accounts[stage][p].clone(), hands, worker, waker)
                     })
                     .collect(),
                 None => {
@@ -133,8 +142,11 @@ impl Builder<'_> {
                     let admission = self.workers[0].admission.split(floor);
                     let account = admission.account(format!("result `{}`", self.plan.nodes[edge.to].name), floor);
                     let caller = self.core.caller_wake(edge.to);
-                    let port = self.port(index, edge, account, 0, Waker::from(Arc::clone(&caller)));
-                    caller.connect(port.receiver());
+                    let port = self.port(index, edge, account, None, 0, Waker::from(Arc::clone(&caller)));
+                    let mut receiver = port.receiver();
+                    // Until the caller waits for it, nobody reads it.
+                    receiver.leave_unread();
+                    caller.connect(receiver);
                     vec![port]
                 }
             };
@@ -142,7 +154,15 @@ impl Builder<'_> {
         }
     }
 
-    fn port(&self, index: usize, edge: &Edge, account: Account, worker: usize, receiver: Waker) -> Arc<Port> {
+    fn port(
+        &self,
+        index: usize,
+        edge: &Edge,
+        account: Account,
+        hands: Option<Account>,
+        worker: usize,
+        receiver: Waker,
+    ) -> Arc<Port> {
         Port::new(PortConfig {
             senders: edge.senders_per_port(),
             ordered: edge.ordered,
@@ -150,6 +170,7 @@ impl Builder<'_> {
             capacity: self.plan.port_bytes,
             schema: Arc::clone(&edge.schema),
             account,
+            hands,
             spill: self.spaces[worker].clone(),
             receiver,
             counters: Arc::clone(&self.edge_counters[index]),
@@ -232,7 +253,7 @@ impl Builder<'_> {
             .filter_map(|&node| self.instance_accounts[node].get(partition).cloned())
             .collect();
         if plan.stages[stage].inputs.iter().any(|&edge| plan.edges[edge].hazardous) {
-            reclaimable.push(account.clone());
+            reclaimable.push(self.port_accounts[stage][partition].clone());
         }
         let task = Task::new(TaskParts {
             shared,

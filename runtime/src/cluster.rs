@@ -6,6 +6,7 @@
 //! worker 1         pool · I/O thread · arbiter 0 · arbiter 1 …
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Wake, Waker};
@@ -141,6 +142,11 @@ impl Cluster {
         &self.shared.pools
     }
 
+    /// The folder of this cluster's spill files; empty if the cluster is closed.
+    pub fn spill_path(&self) -> PathBuf {
+        self.shared.spill.lock().as_ref().map_or_else(PathBuf::new, |dir| dir.path().to_path_buf())
+    }
+
     /// Plans `graph` for this cluster, and runs nothing.
     ///
     /// # Errors
@@ -192,8 +198,9 @@ impl Cluster {
             arbiter.stop();
             let _ = arbiter.join();
         }
-        // The I/O threads end with the last handle to their queue.
-        drop(self.shared.workers.lock().take());
+        // Whoever still holds a result may hold handles to the I/O queues: the threads end all the same.
+        let workers = self.shared.workers.lock().take();
+        workers.iter().flatten().for_each(|worker| worker.io.stop());
         drop(self.shared.spill.lock().take());
         for thread in std::mem::take(&mut self.io_threads) {
             let _ = thread.join();

@@ -81,15 +81,22 @@ impl Drop for Completion {
     }
 }
 
-type Work = Box<dyn FnOnce() + Send>;
+enum Work {
+    Run(Box<dyn FnOnce() + Send>),
+    /// The thread that takes it ends.
+    Stop,
+}
 
 /// The I/O threads of one worker. Work is started in the order of submission.
 #[derive(Clone, Debug)]
-pub struct Io(Sender<Work>);
+pub struct Io {
+    queue: Sender<Work>,
+    threads: usize,
+}
 
 impl Io {
-    /// Starts `threads` I/O threads named `{name}-io`. They end once every clone of the [`Io`] is dropped;
-    /// joining the handles before that waits for ever.
+    /// Starts `threads` I/O threads named `{name}-io`. They end with [`Io::stop`], or once every clone of the
+    /// [`Io`] is dropped; joining the handles before that waits for ever.
     ///
     /// # Errors
     ///
@@ -100,7 +107,7 @@ impl Io {
             .map(|_| {
                 let receiver = receiver.clone();
                 std::thread::Builder::new().name(format!("{name}-io")).stack_size(512 * 1024).spawn(move || {
-                    for work in receiver {
+                    while let Ok(Work::Run(work)) = receiver.recv() {
                         // A panic in one piece of work must not take the thread from the others; its
                         // ticket is completed as it unwinds, and its slot is found empty.
                         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -108,13 +115,21 @@ impl Io {
                 })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
-        Ok((Io(sender), handles))
+        Ok((Io { queue: sender, threads }, handles))
+    }
+
+    /// Ends the threads once all that was submitted before is done. What is submitted later is dropped, its
+    /// tickets completed.
+    pub fn stop(&self) {
+        for _ in 0..self.threads {
+            let _ = self.queue.send(Work::Stop);
+        }
     }
 
     /// Runs `work` on an I/O thread.
     pub fn submit(&self, work: impl FnOnce() + Send + 'static) {
-        // The receivers live as long as the threads, which live as long as this sender.
-        let _ = self.0.send(Box::new(work));
+        // Without threads the work is dropped, which completes its ticket.
+        let _ = self.queue.send(Work::Run(Box::new(work)));
     }
 
     /// Runs `work` on an I/O thread; its result is taken from the returned [`Pending`].

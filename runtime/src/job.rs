@@ -133,6 +133,8 @@ pub(crate) struct JobCore {
     /// Tasks that have not ended, and one for the start.
     remaining: AtomicUsize,
     receipts: Mutex<BTreeMap<(usize, usize), Receipt>>,
+    /// What the watchdog found.
+    deadlocks: Mutex<Vec<String>>,
     started: OnceLock<Instant>,
     elapsed: OnceLock<Duration>,
     running: Mutex<Option<Running>>,
@@ -171,6 +173,7 @@ impl JobCore {
             wakers: Mutex::new(wakers),
             remaining: AtomicUsize::new(1),
             receipts: Mutex::default(),
+            deadlocks: Mutex::default(),
             started: OnceLock::new(),
             elapsed: OnceLock::new(),
             running: Mutex::new(None),
@@ -342,6 +345,11 @@ impl JobCore {
         }
     }
 
+    /// Remembers a cycle that the watchdog has resolved.
+    pub(crate) fn add_deadlock(&self, cycle: String) {
+        self.deadlocks.lock().push(cycle);
+    }
+
     /// Runs `look` over what the job holds, while it runs.
     pub(crate) fn with_running<T>(&self, look: impl FnOnce(&Running) -> T) -> Option<T> {
         self.running.lock().as_ref().map(look)
@@ -356,6 +364,7 @@ impl JobCore {
             edges: self.plan.edges.iter().map(|edge| EdgeMetrics::of(&self.plan, edge)).collect(),
             tasks: Vec::new(),
             workers: self.pools.iter().map(WorkerMetrics::of).collect(),
+            deadlocks: self.deadlocks.lock().clone(),
             source_bytes_done: 0,
             source_bytes_total: None,
         };

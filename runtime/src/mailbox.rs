@@ -71,8 +71,10 @@ pub(crate) struct PortConfig {
     /// Bytes per lane.
     pub(crate) capacity: usize,
     pub(crate) schema: SchemaRef,
-    /// The receiver's account: what is queued is charged to it.
+    /// What is queued is charged to this account of the receiver. Its floor is the capacity of its ports.
     pub(crate) account: Account,
+    /// What was received is charged to this account; the caller's results are charged to none.
+    pub(crate) hands: Option<Account>,
     pub(crate) spill: SpillSpace,
     pub(crate) receiver: Waker,
     pub(crate) counters: Arc<EdgeCounters>,
@@ -90,6 +92,7 @@ pub(crate) struct Port {
     capacity: usize,
     schema: SchemaRef,
     account: Account,
+    hands: Option<Account>,
     spill: SpillSpace,
     spool: Mutex<Option<SpillFile>>,
     receiver: Waker,
@@ -143,6 +146,7 @@ impl Port {
             capacity: config.capacity,
             schema: config.schema,
             account: config.account,
+            hands: config.hands,
             spill: config.spill,
             spool: Mutex::new(None),
             receiver: config.receiver,
@@ -233,6 +237,8 @@ pub(crate) enum Sent {
     Yes,
     /// There is no room: the batch is given back, and the waker will be woken.
     NoRoom(RecordBatch),
+    /// The disk is behind: the batch is given back.
+    Blocked(RecordBatch, Ticket),
     /// The receiver wants no more; the batch was dropped.
     Stopped,
 }
@@ -279,15 +285,17 @@ impl PortSender {
             self.put(Message::Batch { batch, origin, permit });
         } else if self.may_spool() {
             // Grow for as long as the worker has memory to spare, then go on to disk.
-            if let Some(estimate) = port.account.try_reserve(permit) {
+            if let Some(mut estimate) = port.account.try_reserve(permit) {
                 {
                     let mut ledger = lane.ledger.lock();
                     ledger.bytes += permit;
                     ledger.batches += 1;
                 }
-                port.account.claim(&batch);
+                port.account.claim_from(&batch, &mut estimate);
                 drop(estimate);
                 self.put(Message::Batch { batch, origin, permit });
+            } else if let Some(ticket) = port.spill.backlog() {
+                return Ok(Sent::Blocked(batch, ticket));
             } else {
                 let place = port.spool_batch(&batch)?;
                 self.put(Message::Spooled { place, origin });
@@ -603,7 +611,9 @@ impl PortReceiver {
                 Fetched::Ready(batch) => batch,
             };
             reader.fetch = None;
-            self.port.account.claim(&batch);
+            if let Some(hands) = &self.port.hands {
+                hands.claim(&batch);
+            }
             let origin = reader.taken.pop_front().and_then(|message| message.origin()).unwrap_or_default();
             reader.count(&batch);
             return Ok(Received::Batch(batch, origin));
@@ -611,6 +621,10 @@ impl PortReceiver {
         match reader.taken.pop_front() {
             Some(Message::Batch { batch, origin, permit }) => {
                 reader.count(&batch);
+                // Before the permit is given back: a sender must not pay with bytes that are still held.
+                if let Some(hands) = &self.port.hands {
+                    hands.claim(&batch);
+                }
                 self.port.release(index, permit);
                 Ok(Received::Batch(batch, origin))
             }

@@ -339,6 +339,12 @@ impl Account {
         batch.claim(self);
     }
 
+    /// Claims every buffer of `batch` with bytes of `estimate`, a reservation of this account, for as long as
+    /// they last: what was estimated is not counted a second time.
+    pub fn claim_from(&self, batch: &RecordBatch, estimate: &mut Reservation) {
+        batch.claim(&Prepaid(Mutex::new(estimate)));
+    }
+
     fn try_add(&self, bytes: usize) -> bool {
         if bytes == 0 {
             return true;
@@ -362,6 +368,9 @@ impl Account {
     }
 
     fn add(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
         let before = self.0.held.fetch_add(bytes, SeqCst);
         self.0.peak.fetch_max(before + bytes, Relaxed);
         self.0.pool.0.charge(self.beyond(before + bytes) - self.beyond(before));
@@ -403,6 +412,33 @@ impl arrow_buffer::MemoryPool for Account {
 
     fn capacity(&self) -> usize {
         self.pool().limit()
+    }
+}
+
+/// Hands out bytes of a reservation, and then of its account.
+#[derive(Debug)]
+struct Prepaid<'a>(Mutex<&'a mut Reservation>);
+
+impl arrow_buffer::MemoryPool for Prepaid<'_> {
+    fn reserve(&self, size: usize) -> Box<dyn arrow_buffer::MemoryReservation> {
+        let mut estimate = self.0.lock();
+        let covered = size.min(estimate.bytes);
+        estimate.bytes -= covered;
+        let account = estimate.account.clone();
+        account.add(size - covered);
+        Box::new(Reservation { account, bytes: size })
+    }
+
+    fn available(&self) -> isize {
+        self.0.lock().account.room() as isize
+    }
+
+    fn used(&self) -> usize {
+        self.0.lock().account.held()
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.lock().account.pool().limit()
     }
 }
 

@@ -86,6 +86,8 @@ pub struct JobMetrics {
     pub tasks: Vec<TaskMetrics>,
     /// One entry per worker.
     pub workers: Vec<WorkerMetrics>,
+    /// Cycles of waits that the watchdog has found and resolved, in words. Empty unless a plan is wrong.
+    pub deadlocks: Vec<String>,
     /// Bytes of source splits read so far.
     pub source_bytes_done: u64,
     /// Bytes that the sources will read, if all of them know.

@@ -24,7 +24,10 @@ impl Watch {
     pub(crate) fn look(&mut self, core: &JobCore, jobs: usize) {
         let Some(Some(found)) = core.with_running(|running| self.check(&core.plan, running, jobs)) else { return };
         match found {
-            Found::Spooling(cycle) => tracing::warn!(job = core.id, %cycle, "deadlock: an edge spools from now on"),
+            Found::Spooling(cycle) => {
+                tracing::warn!(job = core.id, %cycle, "deadlock: an edge spools from now on");
+                core.add_deadlock(cycle);
+            }
             Found::Deadlock(cycle) => core.fail(ExecutionError::Deadlock(cycle)),
         }
     }

@@ -14,8 +14,9 @@ const LARGEST_BATCH_BYTES: usize = 4 << 20;
 /// Batches of its own that a task may hold: one as input, two for a step's temporaries, one as output, each
 /// of which may pin twice its bytes.
 pub(crate) const STEP_BATCHES: usize = 8;
-/// Batches that may wait for the disk on one worker.
-pub(crate) const WORKSPACE_BATCHES: usize = 4;
+/// Batches that may wait for the disk on one worker: half of them before its tasks are held up, and half for
+/// those that are under way.
+pub(crate) const WORKSPACE_BATCHES: usize = 8;
 /// Hash partitions per arbiter, from the best to the least.
 const PER_ARBITER: [usize; 3] = [4, 2, 1];
 /// Batches that a lane may hold.
@@ -70,10 +71,18 @@ fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
 }
 
 impl Plan {
-    /// Bytes of a task's own account: ports and batches in its hands.
-    pub(crate) fn task_floor(&self, stage: &Stage) -> usize {
-        let lanes: usize = stage.inputs.iter().map(|&edge| self.edges[edge].lanes()).sum();
-        lanes * self.port_bytes + STEP_BATCHES * self.batch_bytes
+    /// Bytes of a task's ports.
+    pub(crate) fn ports_floor(&self, stage: &Stage) -> usize {
+        stage.inputs.iter().map(|&edge| self.edges[edge].lanes()).sum::<usize>() * self.port_bytes
+    }
+
+    /// Bytes of the batches in a task's hands.
+    pub(crate) fn hands_floor(&self) -> usize {
+        STEP_BATCHES * self.batch_bytes
+    }
+
+    fn task_floor(&self, stage: &Stage) -> usize {
+        self.ports_floor(stage) + self.hands_floor()
     }
 
     /// Bytes of each worker's workspace for spill frames.
@@ -101,7 +110,7 @@ impl Plan {
 fn mailbox_bytes(plan: &Plan) -> usize {
     let mut bytes = vec![0; plan.workers];
     for stage in &plan.stages {
-        let ports = plan.task_floor(stage) - STEP_BATCHES * plan.batch_bytes;
+        let ports = plan.ports_floor(stage);
         for partition in 0..stage.partitions {
             bytes[plan.arbiter(partition).0] += ports;
         }

@@ -89,7 +89,7 @@ impl SpillSpace {
     /// asks after every step, so operators need not.
     pub fn backlog(&self) -> Option<Ticket> {
         let mut queue = self.0.queue.lock();
-        if queue.backlog.is_none() && queue.reservation.bytes() > self.0.floor_bytes {
+        if queue.backlog.is_none() && queue.reservation.bytes() > self.0.floor_bytes / 2 {
             queue.backlog = Some(Ticket::new("writing spilled state"));
         }
         queue.backlog.as_ref().map(|(ticket, _)| ticket.clone())
@@ -168,7 +168,7 @@ impl SpillSpace {
     fn unqueue(&self, bytes: usize) {
         let mut queue = self.0.queue.lock();
         queue.reservation.shrink(bytes);
-        let done = if queue.reservation.bytes() <= self.0.floor_bytes / 2 { queue.backlog.take() } else { None };
+        let done = if queue.reservation.bytes() <= self.0.floor_bytes / 4 { queue.backlog.take() } else { None };
         // Waking may run code that asks for the backlog again.
         drop(queue);
         drop(done);

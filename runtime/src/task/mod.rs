@@ -78,7 +78,7 @@ pub(crate) struct TaskParts {
     pub(crate) links: Vec<Link>,
     pub(crate) tail: Tail,
     pub(crate) order: Order,
-    /// Batches in the task's hands and in its ports.
+    /// Batches in the task's hands.
     pub(crate) account: Account,
     pub(crate) holder: Arc<Holder>,
     pub(crate) spill: SpillSpace,
@@ -331,7 +331,7 @@ impl Task {
                         Some(link) => link.pending.push_back((port, batch)),
                         None => {
                             self.count_input(0, &batch);
-                            self.tail.push(0, batch, self.origin, &self.account)?;
+                            self.tail.push(0, batch, self.origin, &mut self.account.reservation())?;
                         }
                     }
                     return Ok(Did::Work);
@@ -404,17 +404,17 @@ impl Task {
     }
 
     /// Claims what a node emitted and hands it to the next link or to the tail.
-    fn take_output(&mut self, place: usize, mut out: Outbox, estimate: Reservation) -> Result<()> {
+    fn take_output(&mut self, place: usize, mut out: Outbox, mut estimate: Reservation) -> Result<()> {
         let next = place + 1 - self.head.nodes();
         while let Some((output, batch)) = out.pop() {
-            self.account.claim(&batch);
+            self.account.claim_from(&batch, &mut estimate);
             let counters = self.shared.node(place);
             add(&counters.rows_out, batch.num_rows() as u64);
             add(&counters.batches_out, 1);
             add(&counters.bytes_out, batch.get_array_memory_size() as u64);
             match self.links.get_mut(next) {
                 Some(link) => link.pending.push_back((0, batch)),
-                None => self.tail.push(output, batch, self.origin, &self.account)?,
+                None => self.tail.push(output, batch, self.origin, &mut estimate)?,
             }
         }
         drop(estimate);
@@ -466,7 +466,8 @@ impl Task {
 
     /// Writes up to `bytes` of own state, or of what hazardous edges have queued, to disk.
     fn free(&mut self, bytes: usize) -> Result<usize> {
-        let bytes = bytes.min(SPILL_PIECE_BYTES);
+        // What is spilled waits for the disk in the workspace: a piece must fit there.
+        let bytes = bytes.min(SPILL_PIECE_BYTES).min(2 * self.batch_bytes);
         let mut freed = 0;
         for index in 0..self.links.len() {
             if freed < bytes && !matches!(self.links[index].state, Step::Done) {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
 use crate::mailbox::{Origin, PortSender, Sent};
-use crate::memory::Account;
+use crate::memory::Reservation;
 use crate::metrics::{NodeCounters, add};
 use crate::sink::{CloseStep, Receipt, Sink, SinkStep};
 use crate::task::Wait;
@@ -24,9 +24,15 @@ pub(crate) enum Tail {
 
 impl Tail {
     /// Takes a batch that output `output` of the last node emitted.
-    pub(crate) fn push(&mut self, output: usize, batch: RecordBatch, origin: Origin, account: &Account) -> Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        output: usize,
+        batch: RecordBatch,
+        origin: Origin,
+        estimate: &mut Reservation,
+    ) -> Result<()> {
         match self {
-            Tail::Outputs(outputs) => outputs.push(output, &batch, origin, account),
+            Tail::Outputs(outputs) => outputs.push(output, &batch, origin, estimate),
             Tail::Sink(sink) => {
                 sink.pending.push_back(batch);
                 Ok(())
@@ -116,7 +122,14 @@ impl Outputs {
         Self { edges, pending: VecDeque::new(), batch_bytes }
     }
 
-    fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, account: &Account) -> Result<()> {
+    fn push(
+        &mut self,
+        output: usize,
+        batch: &RecordBatch,
+        origin: Origin,
+        estimate: &mut Reservation,
+    ) -> Result<()> {
+        let account = estimate.account().clone();
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
             let pieces = batch_bytes(batch).div_ceil(self.batch_bytes).clamp(1, batch.num_rows());
             let rows = batch.num_rows().div_ceil(pieces);
@@ -127,7 +140,7 @@ impl Outputs {
                 let (forward, pending) = (edge.forward, &mut self.pending);
                 edge.router.route(piece, |target, part| {
                     let part = compact(part);
-                    account.claim(&part);
+                    account.claim_from(&part, estimate);
                     let sender = if forward { 0 } else { target };
                     pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin) });
                 })?;
@@ -150,6 +163,7 @@ impl Outputs {
         }
         // What follows a batch that found no room must wait behind it, at this receiver only.
         let mut full: Vec<(usize, usize)> = Vec::new();
+        let mut blocked = None;
         for _ in 0..self.pending.len() {
             let Some(Delivery { edge, sender, what }) = self.pending.pop_front() else { break };
             if full.contains(&(edge, sender)) {
@@ -160,15 +174,24 @@ impl Outputs {
             match what {
                 What::SplitDone(origin) => port.split_done(origin),
                 What::Batch(batch, origin) => {
-                    if let Sent::NoRoom(batch) = port.try_send(batch, origin)? {
-                        full.push((edge, sender));
-                        self.pending.push_back(Delivery { edge, sender, what: What::Batch(batch, origin) });
-                    }
+                    let batch = match port.try_send(batch, origin)? {
+                        Sent::Yes | Sent::Stopped => continue,
+                        Sent::NoRoom(batch) => batch,
+                        Sent::Blocked(batch, ticket) => {
+                            blocked = Some(ticket);
+                            batch
+                        }
+                    };
+                    full.push((edge, sender));
+                    self.pending.push_back(Delivery { edge, sender, what: What::Batch(batch, origin) });
                 }
             }
         }
         if full.is_empty() {
             return Ok(None);
+        }
+        if let Some(ticket) = blocked {
+            return Ok(Some(Wait::Outside(ticket)));
         }
         let waits = full.into_iter().map(|(edge, sender)| {
             let edge = &self.edges[edge];
