@@ -1,5 +1,6 @@
 //! Sources, transforms and sinks for `aqueduct-runtime`. They know no actor.
 
+pub mod aggregate;
 pub mod expression;
 pub mod filter;
 pub mod generate;
@@ -8,6 +9,7 @@ pub mod memory;
 pub mod project;
 pub mod union;
 
+pub use aggregate::{Aggregate, FinalAggregate, PartialAggregate};
 pub use expression::Expression;
 pub use filter::Filter;
 pub use generate::{Generator, range};
