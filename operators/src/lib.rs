@@ -1,1 +1,19 @@
-//! placeholder
+//! Sources, transforms and sinks for `aqueduct-runtime`. They know no actor.
+
+pub mod aggregate;
+pub mod expression;
+pub mod filter;
+pub mod generate;
+pub mod limit;
+pub mod memory;
+pub mod project;
+pub mod union;
+
+pub use aggregate::{Aggregate, FinalAggregate, PartialAggregate};
+pub use expression::Expression;
+pub use filter::Filter;
+pub use generate::{Generator, range};
+pub use limit::Limit;
+pub use memory::{MemorySink, MemorySource};
+pub use project::Project;
+pub use union::Union;

@@ -547,7 +547,7 @@ impl Holder {
 }
 
 /// Takes every buffer of `batch` out of all accounts: from now on it is the caller's.
-pub(crate) fn hand_out(batch: &RecordBatch) {
+pub fn hand_out(batch: &RecordBatch) {
     #[derive(Debug)]
     struct Outside;
     #[derive(Debug)]

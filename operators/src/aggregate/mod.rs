@@ -1,0 +1,22 @@
+//! Hash aggregation in two halves: [`PartialAggregate`] before an exchange by the group columns, [`FinalAggregate`]
+//! behind it. Both are made from one [`Aggregate`].
+//!
+//! ```text
+//! rows ─▶ PartialAggregate ─▶ keys and states ─▶ exchange ─▶ FinalAggregate ─▶ keys and results
+//!           small table,                                        tables in buckets,
+//!           never spills                                        spilled by bucket
+//! ```
+
+mod buckets;
+mod describe;
+mod final_aggregate;
+mod keys;
+mod partial_aggregate;
+mod per_group;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use describe::Aggregate;
+pub use final_aggregate::FinalAggregate;
+pub use partial_aggregate::PartialAggregate;

@@ -1,0 +1,177 @@
+//! An accumulator for each group, for functions that have none for many groups at once.
+//!
+//! Rows reach a group's accumulator in their order. Work is proportional to the rows and groups of a batch,
+//! never to all groups there are.
+
+use std::sync::Arc;
+
+use aqueduct_runtime::batch::array_bytes;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
+use arrow::compute::{cast, filter, take};
+use arrow::datatypes::DataType;
+use datafusion_common::{Result, ScalarValue};
+use datafusion_expr::{Accumulator, EmitTo, GroupsAccumulator};
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+
+pub(crate) struct PerGroup {
+    expression: Arc<AggregateFunctionExpr>,
+    state_types: Vec<DataType>,
+    groups: Vec<Group>,
+    /// Sum of what the groups hold.
+    bytes: usize,
+    /// Group and row of a batch, packed: sorted, they bring each group's rows together and keep their order.
+    order: Vec<u64>,
+}
+
+struct Group {
+    accumulator: Box<dyn Accumulator>,
+    /// As its accumulator said when last asked. Asking may cost time proportional to the state.
+    measured: usize,
+    /// Bytes of the values it was given since.
+    since: usize,
+}
+
+/// What an allocator needs beside each of the few allocations of an accumulator.
+const BOX_BYTES: usize = 32;
+
+impl Group {
+    fn bytes(&self) -> usize {
+        self.measured + self.since
+    }
+
+    fn measure(&mut self) {
+        self.measured = self.accumulator.size() + BOX_BYTES;
+        self.since = 0;
+    }
+}
+
+impl PerGroup {
+    pub(crate) fn new(expression: Arc<AggregateFunctionExpr>, state_types: Vec<DataType>) -> Self {
+        Self { expression, state_types, groups: Vec::new(), bytes: 0, order: Vec::new() }
+    }
+
+    fn group(&self) -> Result<Group> {
+        let accumulator = self.expression.create_accumulator()?;
+        let mut group = Group { accumulator, measured: 0, since: 0 };
+        group.measure();
+        Ok(group)
+    }
+
+    fn for_each(
+        &mut self,
+        values: &[ArrayRef],
+        group_indices: &[usize],
+        opt_filter: Option<&BooleanArray>,
+        total_num_groups: usize,
+        update: impl Fn(&mut dyn Accumulator, &[ArrayRef]) -> Result<()>,
+    ) -> Result<()> {
+        while self.groups.len() < total_num_groups {
+            let group = self.group()?;
+            self.bytes += group.bytes();
+            self.groups.push(group);
+        }
+        if group_indices.is_empty() {
+            return Ok(());
+        }
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        order.extend(group_indices.iter().enumerate().map(|(row, group)| (*group as u64) << 32 | row as u64));
+        order.sort_unstable();
+        let one_group = order.first().map(|first| first >> 32) == order.last().map(|last| last >> 32);
+        let rows: UInt32Array = order.iter().map(|entry| *entry as u32).collect();
+        let (values, mask) = if one_group {
+            (values.to_vec(), opt_filter.cloned())
+        } else {
+            let values = values.iter().map(|column| take(column, &rows, None)).collect::<Result<Vec<_>, _>>()?;
+            let mask = opt_filter.map(|mask| take(mask, &rows, None)).transpose()?;
+            (values, mask.map(|mask| mask.as_boolean().clone()))
+        };
+        let mut start = 0;
+        for run in order.chunk_by(|a, b| a >> 32 == b >> 32) {
+            let columns = values
+                .iter()
+                .map(|column| {
+                    let column = column.slice(start, run.len());
+                    match &mask {
+                        Some(mask) => filter(&column, &mask.slice(start, run.len())),
+                        None => Ok(column),
+                    }
+                })
+                .collect::<Result<Vec<_>, _>>()?;
+            let group = &mut self.groups[(run[0] >> 32) as usize];
+            let before = group.bytes();
+            update(group.accumulator.as_mut(), &columns)?;
+            group.since += columns.iter().map(array_bytes).sum::<usize>();
+            if group.since > group.measured / 2 {
+                group.measure();
+            }
+            self.bytes = self.bytes + group.bytes() - before;
+            start += run.len();
+        }
+        order.shrink_to(8192);
+        self.order = order;
+        Ok(())
+    }
+
+    fn emitted(&mut self, emit_to: EmitTo) -> Vec<Group> {
+        let groups = emit_to.take_needed(&mut self.groups);
+        self.bytes -= groups.iter().map(Group::bytes).sum::<usize>();
+        groups
+    }
+}
+
+/// An array of `values`, of `data_type` even if all are null.
+fn array_of(values: Vec<ScalarValue>, data_type: &DataType) -> Result<ArrayRef> {
+    if values.is_empty() {
+        return Ok(new_empty_array(data_type));
+    }
+    let array = ScalarValue::iter_to_array(values)?;
+    if array.data_type() == data_type { Ok(array) } else { Ok(cast(&array, data_type)?) }
+}
+
+impl GroupsAccumulator for PerGroup {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        group_indices: &[usize],
+        opt_filter: Option<&BooleanArray>,
+        total_num_groups: usize,
+    ) -> Result<()> {
+        let update = |accumulator: &mut dyn Accumulator, values: &[ArrayRef]| accumulator.update_batch(values);
+        self.for_each(values, group_indices, opt_filter, total_num_groups, update)
+    }
+
+    fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
+        let groups = self.emitted(emit_to);
+        let values = groups.into_iter().map(|mut group| group.accumulator.evaluate()).collect::<Result<_>>()?;
+        array_of(values, self.expression.field().data_type())
+    }
+
+    fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
+        let groups = self.emitted(emit_to);
+        let mut columns: Vec<Vec<ScalarValue>> = self.state_types.iter().map(|_| Vec::new()).collect();
+        for mut group in groups {
+            for (column, value) in columns.iter_mut().zip(group.accumulator.state()?) {
+                column.push(value);
+            }
+        }
+        columns.into_iter().zip(&self.state_types).map(|(values, state)| array_of(values, state)).collect()
+    }
+
+    fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], total_num_groups: usize) -> Result<()> {
+        let merge = |accumulator: &mut dyn Accumulator, values: &[ArrayRef]| accumulator.merge_batch(values);
+        self.for_each(values, group_indices, None, total_num_groups, merge)
+    }
+
+    fn convert_to_state(&self, values: &[ArrayRef], opt_filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
+        let rows = values.first().map_or(0, |column| column.len());
+        let mut single = Self::new(Arc::clone(&self.expression), self.state_types.clone());
+        let groups: Vec<_> = (0..rows).collect();
+        single.update_batch(values, &groups, opt_filter, rows)?;
+        single.state(EmitTo::All)
+    }
+
+    fn size(&self) -> usize {
+        self.bytes + self.groups.capacity() * size_of::<Group>() + self.order.capacity() * 8
+    }
+}
