@@ -1,6 +1,7 @@
 //! Sources, transforms and sinks for `aqueduct-runtime`. They know no actor.
 
 pub mod aggregate;
+pub mod csv;
 pub mod expression;
 pub mod filter;
 pub mod generate;
