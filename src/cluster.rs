@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
 use aqueduct_runtime::config::machine_memory_bytes;
-use aqueduct_runtime::{Cluster, ClusterConfig, parse_bytes};
+use aqueduct_runtime::{Cluster, ClusterConfig, SourceSpec, parse_bytes};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::TableReference;
@@ -74,6 +74,16 @@ impl LocalCluster {
     pub fn from_batches(&self, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Frame> {
         let batches = crate::table::Table::try_new(SchemaRef::clone(&schema), batches)?.into_batches();
         self.table("batches", ScanTable::batches(schema, batches))
+    }
+
+    /// A lazy frame over a source of one's own, such as a [`Generator`](crate::operators::Generator), called
+    /// `name` in plans and metrics.
+    ///
+    /// # Errors
+    ///
+    /// If two of its columns have one name.
+    pub fn from_source(&self, name: &str, source: impl SourceSpec) -> Result<Frame> {
+        self.table(name, ScanTable::source(source))
     }
 
     /// A lazy frame over a plan of one's own, whose tables come from [`Frame::logical_plan`] of other frames.

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use aqueduct_operators::MemorySource;
 use aqueduct_operators::csv::CsvSource;
-use aqueduct_runtime::{Graph, NodeId, Partitions};
+use aqueduct_operators::{Expression, MemorySource, Project};
+use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_common::{DFSchema, ScalarValue};
 use datafusion_expr::TableSource;
 use datafusion_expr::logical_plan::{EmptyRelation, TableScan, Values};
+use datafusion_physical_expr::expressions::Column;
 
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
@@ -28,15 +29,50 @@ pub(crate) struct ScanTable {
 enum Rows {
     Csv(CsvSource),
     Batches(Vec<RecordBatch>),
+    Other(Shared),
+}
+
+/// A source of the user's own, read by any number of jobs.
+#[derive(Debug, Clone)]
+struct Shared(Arc<dyn SourceSpec>);
+
+impl SourceSpec for Shared {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn scan(&self, context: ScanContext) -> aqueduct_runtime::Result<Arc<dyn Scan>> {
+        self.0.scan(context)
+    }
+
+    fn min_memory(&self, batch_bytes: usize) -> usize {
+        self.0.min_memory(batch_bytes)
+    }
+
+    fn max_partitions(&self) -> Option<usize> {
+        self.0.max_partitions()
+    }
+
+    fn detail(&self) -> String {
+        self.0.detail()
+    }
 }
 
 impl ScanTable {
     pub(crate) fn csv(source: CsvSource) -> Self {
-        Self { schema: aqueduct_runtime::SourceSpec::schema(&source), rows: Rows::Csv(source) }
+        Self { schema: source.schema(), rows: Rows::Csv(source) }
     }
 
     pub(crate) fn batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { schema, rows: Rows::Batches(batches) }
+    }
+
+    pub(crate) fn source(source: impl SourceSpec) -> Self {
+        Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
     }
 
     /// Adds a source of these columns, all of them if `None`.
@@ -56,6 +92,18 @@ impl ScanTable {
                 };
                 graph.source(name, MemorySource::new(schema, batches))
             }
+            Rows::Other(source) => match projection {
+                Some(columns) => {
+                    let columns = columns.iter().map(|&index| {
+                        let name = self.schema.field(index).name();
+                        (Arc::new(Column::new(name, index)) as Expression, name.clone())
+                    });
+                    let project = Project::new(columns.collect());
+                    let all = graph.source(name, source.clone());
+                    graph.operator(format!("{name} columns"), project, all)
+                }
+                None => graph.source(name, source.clone()),
+            },
         })
     }
 }
