@@ -35,8 +35,9 @@ impl Frame {
     /// # Cancel safety
     ///
     /// Dropping the future cancels the job.
-    pub async fn compute_async(&self) -> Result<Table> {
-        run::collect_async(self).await
+    pub fn compute_async(&self) -> impl Future<Output = Result<Table>> + Send + use<> {
+        let frame = self.clone();
+        async move { run::collect_async(&frame).await }
     }
 
     /// Runs the frame and hands out its rows as they come: an iterator, and a `futures_core::Stream` for async
