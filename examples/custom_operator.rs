@@ -14,7 +14,9 @@ use aqueduct::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use aqueduct::operators::Generator;
 use aqueduct::prelude::*;
 use aqueduct::runtime::state::{ExternalSorter, Next, SortColumn};
-use aqueduct::runtime::{Operator, OperatorContext, OperatorSpec, Outbox, Port, Result as StepResult, SourceSpec, Step};
+use aqueduct::runtime::{
+    Operator, OperatorContext, OperatorSpec, Outbox, Port, Result as StepResult, SourceSpec, Step,
+};
 
 #[global_allocator]
 static ALLOCATOR: aqueduct::runtime::allocator::CountingAllocator =
@@ -30,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let result = graph.result("result", sessions);
     println!("{}", cluster.plan(&graph)?);
 
-    let job = cluster.run(&graph)?;
+    let mut job = cluster.run(&graph)?;
     let (mut count, mut total) = (0, 0);
     for batch in job.take_result(result).into_iter().flatten() {
         let batch = batch?;
@@ -40,8 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         count += batch.num_rows();
         total += sum(batch.column(3).as_primitive::<Int64Type>()).unwrap_or(0);
     }
-    let metrics = job.metrics();
-    job.wait()?;
+    let metrics = job.wait()?.metrics;
     let spilled: u64 = metrics.nodes.iter().map(|node| node.spilled_bytes).sum();
     println!("{count} sessions of {total} events, {:.1} MB of which went to disk", spilled as f64 / 1e6);
     for (index, worker) in metrics.workers.iter().enumerate() {

@@ -25,7 +25,7 @@ fn main() -> aqueduct::Result<()> {
     let result = graph.result("result", squares);
     println!("{}", cluster.plan(&graph)?);
 
-    let job = cluster.run(&graph)?;
+    let mut job = cluster.run(&graph)?;
     let mut total = 0;
     for batch in job.take_result(result).into_iter().flatten() {
         total += sum(batch?.column(0).as_primitive::<Int64Type>()).unwrap_or(0);

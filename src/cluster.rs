@@ -25,10 +25,11 @@ use crate::planner::ScanTable;
 /// It is a runtime [`Cluster`] too, so graphs of one's own run on it: [`Cluster::run`], [`Cluster::plan`].
 #[derive(Debug)]
 pub struct LocalCluster {
-    session: Arc<Session>,
+    /// There until the cluster is dropped.
+    session: Option<Arc<Session>>,
 }
 
-/// What a cluster's frames share.
+/// What a cluster's frames share. They hold it weakly: a cluster that is closed is closed.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) cluster: Cluster,
@@ -88,7 +89,7 @@ impl LocalCluster {
 
     /// A lazy frame over a plan of one's own, whose tables come from [`Frame::logical_plan`] of other frames.
     pub fn frame(&self, plan: LogicalPlan) -> Frame {
-        Frame::new(Arc::clone(&self.session), plan)
+        Frame::new(Arc::downgrade(self.session()), plan)
     }
 
     /// Ends all jobs, and returns when all threads have ended and all files are gone. Silent, and under half a
@@ -96,9 +97,13 @@ impl LocalCluster {
     pub fn close(self) {}
 
     fn table(&self, name: &str, table: ScanTable) -> Result<Frame> {
-        let name = self.session.unique_name(name);
+        let name = self.session().unique_name(name);
         let plan = LogicalPlanBuilder::scan(TableReference::bare(name), Arc::new(table), None)?.build()?;
-        Ok(Frame::new(Arc::clone(&self.session), plan))
+        Ok(self.frame(plan))
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        self.session.as_ref().expect("the session is taken by drop alone")
     }
 }
 
@@ -119,14 +124,18 @@ impl Deref for LocalCluster {
     type Target = Cluster;
 
     fn deref(&self) -> &Cluster {
-        &self.session.cluster
+        &self.session().cluster
     }
 }
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
-        // Frames may live on; what they need to run does not.
-        self.session.cluster.close();
+        let Some(mut session) = self.session.take() else { return };
+        // Frames hold on to the session while they hand a graph over, no longer, and on other threads at that.
+        while let Err(shared) = Arc::try_unwrap(session) {
+            session = shared;
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -231,7 +240,8 @@ impl LocalClusterBuilder {
     pub fn start(self) -> Result<LocalCluster> {
         let progress = self.progress;
         let cluster = Cluster::start(self.config()?)?;
-        Ok(LocalCluster { session: Arc::new(Session { cluster, progress, names: Mutex::default() }) })
+        let session = Session { cluster, progress, names: Mutex::default() };
+        Ok(LocalCluster { session: Some(Arc::new(session)) })
     }
 
     fn config(self) -> Result<ClusterConfig> {

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::{fmt, future};
 
 use aqueduct_operators::csv::CsvSink;
-use aqueduct_runtime::{ExecutionError, Graph, Job, JobMetrics, Plan, ResultStream};
+use aqueduct_runtime::metrics::JobMetrics;
+use aqueduct_runtime::{ExecutionError, Graph, Job, Plan, ResultStream};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures_core::Stream;
@@ -19,20 +21,37 @@ use crate::planner::{self, Planned};
 use crate::progress::{self, Progress};
 use crate::table::{Table, with_schema};
 
-/// The plan of `graph` on the session's cluster.
-pub(crate) fn plan(session: &Session, graph: &Graph) -> Result<Plan> {
-    Ok(session.cluster.plan(graph)?)
+/// The name of the sink in plans and errors.
+const WRITE: &str = "write";
+
+/// The session of `frame`, if its cluster is open.
+fn session(frame: &Frame) -> Result<Arc<Session>> {
+    frame.session.upgrade().ok_or(Error::Execution(ExecutionError::Closed))
+}
+
+/// The plan of `graph` on the cluster of `frame`.
+pub(crate) fn plan(frame: &Frame, graph: &Graph) -> Result<Plan> {
+    Ok(session(frame)?.cluster.plan(graph)?)
+}
+
+/// Starts a job, and says whether its progress is to be shown.
+fn start(frame: &Frame, graph: &Graph) -> Result<(Job, bool)> {
+    let session = session(frame)?;
+    Ok((session.cluster.run(graph)?, session.progress))
 }
 
 /// All rows of `frame`, with a progress bar if `bar` and the session want one.
 pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
-    let FrameStream { schema, rows, job } = stream(frame)?;
+    let (FrameStream { schema, rows, job }, shown) = open(frame)?;
+    let monitor = job.monitor();
     let batches = progress::watch(
-        bar && frame.session.progress,
-        || progress(&job.metrics()),
-        || rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>(),
+        bar && shown,
+        || progress(&monitor.metrics()),
+        || {
+            let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
+            job.wait().and(batches)
+        },
     )?;
-    job.wait()?;
     Table::try_new(schema, batches)
 }
 
@@ -48,28 +67,30 @@ pub(crate) async fn collect_async(frame: &Frame) -> Result<Table> {
 
 /// The rows of `frame` as they come.
 pub(crate) fn stream(frame: &Frame) -> Result<FrameStream> {
+    open(frame).map(|(rows, _)| rows)
+}
+
+fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
     let Planned { graph, result, schema, .. } = frame.planned()?;
-    let job = frame.session.cluster.run(&graph)?;
-    let rows = job.take_result(result);
-    let rows = rows.ok_or_else(|| Error::Execution(ExecutionError::Resource("the job has no result".into())))?;
-    Ok(FrameStream { schema, rows, job })
+    let (mut job, shown) = start(frame, &graph)?;
+    let rows = job.take_result(result).expect("a result of the graph that was run, not taken before");
+    Ok((FrameStream { schema, rows, job }, shown))
 }
 
 /// Writes the rows of `frame` to `path`; how many there were.
 pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
-    let sink = CsvSink::new(path);
-    let graph = planner::to_sink(&frame.optimized()?, "write", sink)?;
-    let job = frame.session.cluster.run(&graph)?;
-    let summary = progress::watch(frame.session.progress, || progress(&job.metrics()), || job.wait())?;
-    let _ = summary;
-    let metrics = job.metrics();
-    Ok(metrics.nodes.iter().find(|node| &*node.name == "write").map_or(0, |node| node.rows_in))
+    let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
+    let (job, shown) = start(frame, &graph)?;
+    let monitor = job.monitor();
+    let summary = progress::watch(shown, || progress(&monitor.metrics()), || job.wait())?;
+    // The sink is the last node that was declared.
+    Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
 }
 
 /// The number of partitions that compute the rows of `frame`.
 pub(crate) fn partitions(frame: &Frame) -> Result<usize> {
     let Planned { graph, rows, .. } = frame.planned()?;
-    Ok(plan(&frame.session, &graph)?.partitions(rows))
+    Ok(plan(frame, &graph)?.partitions(rows).unwrap_or(0))
 }
 
 fn progress(metrics: &JobMetrics) -> Progress {

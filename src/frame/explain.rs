@@ -14,7 +14,7 @@ impl Frame {
     pub fn explain(&self) -> Result<String> {
         let written = self.logical_plan()?;
         let optimized = self.optimized()?;
-        let graph = run::plan(&self.session, &self.planned()?.graph)?;
+        let graph = run::plan(self, &self.planned()?.graph)?;
         Ok(format!(
             "== logical plan ==\n{}\n\n== optimised plan ==\n{}\n\n== actor graph ==\n{}",
             written.display_indent(),
@@ -29,7 +29,7 @@ impl Frame {
     ///
     /// As for [`Frame::explain`].
     pub fn explain_dot(&self) -> Result<String> {
-        Ok(run::plan(&self.session, &self.planned()?.graph)?.to_dot())
+        Ok(run::plan(self, &self.planned()?.graph)?.to_dot())
     }
 
     /// The actor graph as a Mermaid flowchart.
@@ -38,7 +38,7 @@ impl Frame {
     ///
     /// As for [`Frame::explain`].
     pub fn explain_mermaid(&self) -> Result<String> {
-        Ok(run::plan(&self.session, &self.planned()?.graph)?.to_mermaid())
+        Ok(run::plan(self, &self.planned()?.graph)?.to_mermaid())
     }
 
     /// The graph whose result is this frame's rows.

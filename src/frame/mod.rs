@@ -11,7 +11,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::datatypes::SchemaRef;
 use datafusion_common::{Column, DataFusionError, Result as QueryResult, plan_err};
@@ -40,12 +40,12 @@ use crate::optimize;
 /// named there.
 #[derive(Clone)]
 pub struct Frame {
-    pub(crate) session: Arc<Session>,
+    pub(crate) session: Weak<Session>,
     plan: Result<Arc<LogicalPlan>>,
 }
 
 impl Frame {
-    pub(crate) fn new(session: Arc<Session>, plan: LogicalPlan) -> Self {
+    pub(crate) fn new(session: Weak<Session>, plan: LogicalPlan) -> Self {
         Self { session, plan: Ok(Arc::new(plan)) }
     }
 
@@ -174,7 +174,7 @@ impl Frame {
     pub fn union(&self, other: &Frame) -> Frame {
         let other = match other.plan() {
             Ok(plan) => Arc::clone(plan),
-            Err(error) => return Frame { session: Arc::clone(&self.session), plan: Err(error) },
+            Err(error) => return Frame { session: Weak::clone(&self.session), plan: Err(error) },
         };
         self.step("union", |plan| {
             let other = LogicalPlanBuilder::new(LogicalPlan::clone(&other));
@@ -214,7 +214,7 @@ impl Frame {
                 .map(Arc::new)
                 .map_err(|cause| Error::Frame { step, cause: Arc::new(strip_context(cause)) })
         });
-        Frame { session: Arc::clone(&self.session), plan }
+        Frame { session: Weak::clone(&self.session), plan }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 impl Planner {
     pub(super) fn aggregate(&mut self, plan: &AggregatePlan) -> Result<Flow> {
-        let input = self.plan(&plan.input)?;
+        let input = self.plan_for(&plan.input, false)?;
         let rows = plan.input.schema();
         let schema = plan.schema.inner();
         let (keys, results) = schema.fields().split_at(plan.group_expr.len().min(schema.fields().len()));

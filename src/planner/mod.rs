@@ -83,13 +83,15 @@ impl Flow {
 struct Planner {
     graph: Graph,
     props: ExecutionProps,
+    /// Whether what is being planned feeds a limit, row by row.
+    stops_early: bool,
 }
 
 impl Planner {
     fn new() -> Self {
         let mut props = ExecutionProps::new();
         props.mark_start_execution(optimize::options());
-        Self { graph: Graph::new(), props }
+        Self { graph: Graph::new(), props, stops_early: false }
     }
 
     fn plan(&mut self, plan: &LogicalPlan) -> Result<Flow> {
@@ -119,7 +121,7 @@ impl Planner {
                     (SkipType::Literal(skip), FetchType::Literal(fetch)) => (skip, fetch),
                     _ => return Err(Error::unsupported("a limit that is not a number")),
                 };
-                let input = self.plan(&limit.input)?;
+                let input = self.plan_for(&limit.input, fetch.is_some())?;
                 Ok(self.limit(skip, fetch, input))
             }
             LogicalPlan::Union(union) => {
@@ -132,6 +134,14 @@ impl Planner {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             other => Err(Error::unsupported(kind(other))),
         }
+    }
+
+    /// Plans an input that may stop early, or that will be read to its end.
+    fn plan_for(&mut self, input: &LogicalPlan, stops_early: bool) -> Result<Flow> {
+        let before = std::mem::replace(&mut self.stops_early, stops_early);
+        let flow = self.plan(input);
+        self.stops_early = before;
+        flow
     }
 
     /// An operator that handles each row where it is.

@@ -75,13 +75,16 @@ impl ScanTable {
         Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
     }
 
-    /// Adds a source of these columns, all of them if `None`.
-    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>) -> Result<NodeId> {
+    /// Adds a source of these columns, all of them if `None`. `stops_early` says that few rows may be enough.
+    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>, stops_early: bool) -> Result<NodeId> {
         Ok(match &self.rows {
-            Rows::Csv(source) => match projection {
-                Some(columns) => graph.source(name, source.project(columns)?),
-                None => graph.source(name, source.clone()),
-            },
+            Rows::Csv(source) => {
+                let source = match projection {
+                    Some(columns) => source.with_projection(columns)?,
+                    None => source.clone(),
+                };
+                graph.source(name, if stops_early { source.with_small_reads() } else { source })
+            }
             Rows::Batches(batches) => {
                 let (schema, batches) = match projection {
                     Some(columns) => {
@@ -132,7 +135,7 @@ impl Planner {
             Some(columns) => Arc::new(table.schema.project(columns)?),
             None => SchemaRef::clone(&table.schema),
         };
-        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection)?;
+        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, self.stops_early)?;
         let few = scan.fetch.is_some_and(|rows| rows <= ONE_READER_ROWS);
         if few {
             self.graph.set_partitions(node, Partitions::Fixed(1));

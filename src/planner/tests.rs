@@ -28,7 +28,7 @@ fn sales(cluster: &LocalCluster) -> Frame {
 /// The lines of the actor graph: stages, the nodes in them, the edges out of them.
 fn lines(frame: &Frame) -> Vec<String> {
     let planned = frame.planned().expect("a plan");
-    let plan = frame.session.cluster.plan(&planned.graph).expect("a graph").to_string();
+    let plan = crate::run::plan(frame, &planned.graph).expect("a graph").to_string();
     plan.lines().skip_while(|line| !line.starts_with("stage")).map(|line| line.trim().to_string()).collect()
 }
 
