@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
 use aqueduct_runtime::config::machine_memory_bytes;
@@ -12,6 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::TableReference;
 use datafusion_expr::{LogicalPlan, LogicalPlanBuilder};
+use parking_lot::Mutex;
 
 use crate::error::Result;
 use crate::frame::Frame;
@@ -110,7 +111,7 @@ impl LocalCluster {
 impl Session {
     fn unique_name(&self, name: &str) -> String {
         let name = if name.is_empty() { "table" } else { name };
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = self.names.lock();
         let given = names.entry(name.into()).or_default();
         *given += 1;
         match *given {

@@ -27,7 +27,7 @@ pub(crate) fn watch<T>(shown: bool, look: impl Fn() -> Progress + Send, work: im
     std::thread::scope(|scope| {
         // Dropped when the work ends or panics, which wakes the thread at once.
         let (_working, ended) = mpsc::channel::<()>();
-        let drawn = std::thread::Builder::new().name("aqueduct-progress".into()).spawn_scoped(scope, move || {
+        let drawn = std::thread::Builder::new().name("aq-progress".into()).spawn_scoped(scope, move || {
             let bar = bar(ProgressDrawTarget::stderr());
             while ended.recv_timeout(REDRAW_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
                 draw(&bar, look());

@@ -20,11 +20,12 @@ const WORKERS: [usize; 3] = [1, 2, 8];
 /// Runs a test in a thread of its own, and fails it if it takes longer than a minute.
 fn timed<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, ended) = mpsc::channel();
-    let running = thread::spawn(move || {
+    let running = thread::Builder::new().name("aq-test".into()).spawn(move || {
         let answer = test();
         let _ = done.send(());
         answer
     });
+    let running = running.expect("a thread");
     match ended.recv_timeout(Duration::from_secs(60)) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test has not ended within a minute"),
         Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => match running.join() {

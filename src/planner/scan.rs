@@ -75,15 +75,15 @@ impl ScanTable {
         Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
     }
 
-    /// Adds a source of these columns, all of them if `None`. `stops_early` says that few rows may be enough.
-    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>, stops_early: bool) -> Result<NodeId> {
-        Ok(match &self.rows {
+    /// Adds a source of these columns, all of them if `None`; the node that yields them.
+    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>, reading: Reading) -> Result<NodeId> {
+        let source = match &self.rows {
             Rows::Csv(source) => {
                 let source = match projection {
                     Some(columns) => source.with_projection(columns)?,
                     None => source.clone(),
                 };
-                graph.source(name, if stops_early { source.with_small_reads() } else { source })
+                graph.source(name, if reading == Reading::Whole { source } else { source.with_small_reads() })
             }
             Rows::Batches(batches) => {
                 let (schema, batches) = match projection {
@@ -95,20 +95,33 @@ impl ScanTable {
                 };
                 graph.source(name, MemorySource::new(schema, batches))
             }
-            Rows::Other(source) => match projection {
-                Some(columns) => {
-                    let columns = columns.iter().map(|&index| {
-                        let name = self.schema.field(index).name();
-                        (Arc::new(Column::new(name, index)) as Expression, name.clone())
-                    });
-                    let project = Project::new(columns.collect());
-                    let all = graph.source(name, source.clone());
-                    graph.operator(format!("{name} columns"), project, all)
-                }
-                None => graph.source(name, source.clone()),
-            },
-        })
+            Rows::Other(source) => graph.source(name, source.clone()),
+        };
+        if reading == Reading::Few {
+            graph.set_partitions(source, Partitions::Fixed(1));
+        }
+        match (&self.rows, projection) {
+            (Rows::Other(_), Some(columns)) if !columns.iter().copied().eq(0..self.schema.fields().len()) => {
+                let columns = columns.iter().map(|&index| {
+                    let name = self.schema.field(index).name();
+                    (Arc::new(Column::new(name, index)) as Expression, name.clone())
+                });
+                Ok(graph.operator("columns", Project::new(columns.collect()), source))
+            }
+            _ => Ok(source),
+        }
     }
+}
+
+/// How much of a table is likely to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// All of it.
+    Whole,
+    /// Until enough rows have been found.
+    Until,
+    /// Its first rows, by one partition.
+    Few,
 }
 
 /// Filters stay above the scan, where they fuse with it.
@@ -135,11 +148,13 @@ impl Planner {
             Some(columns) => Arc::new(table.schema.project(columns)?),
             None => SchemaRef::clone(&table.schema),
         };
-        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, self.stops_early)?;
         let few = scan.fetch.is_some_and(|rows| rows <= ONE_READER_ROWS);
-        if few {
-            self.graph.set_partitions(node, Partitions::Fixed(1));
-        }
+        let reading = match self.stops_early {
+            _ if few => Reading::Few,
+            true => Reading::Until,
+            false => Reading::Whole,
+        };
+        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, reading)?;
         Ok(Flow { node, schema, ordered: true, single: few })
     }
 
