@@ -20,7 +20,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::config::ClusterConfig;
 use crate::error::PlanError;
-use crate::graph::{Exchange, Graph, NodeKind};
+use crate::graph::{Exchange, Graph, NodeId, NodeKind};
 
 /// Rows that a batch has at the most, unless a user's operator makes larger ones.
 const BATCH_ROWS: usize = 8192;
@@ -139,6 +139,11 @@ impl Plan {
         };
         hazards::mark(graph, &mut plan);
         Ok(plan)
+    }
+
+    /// Number of partitions of `node`; `None` if it is a node of another graph.
+    pub fn partitions(&self, node: NodeId) -> Option<usize> {
+        self.nodes.get(node.0).map(|node| node.partitions)
     }
 
     /// Bytes that the plan takes on each worker before it starts.

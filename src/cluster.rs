@@ -1,0 +1,286 @@
+//! The cluster in this process: what a program starts first. Everything it started is gone when it is closed.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aqueduct_operators::csv::{CsvOptions, CsvSource};
+use aqueduct_runtime::config::machine_memory_bytes;
+use aqueduct_runtime::{Cluster, ClusterConfig, SourceSpec, parse_bytes};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion_common::TableReference;
+use datafusion_expr::{LogicalPlan, LogicalPlanBuilder};
+use parking_lot::Mutex;
+
+use crate::error::Result;
+use crate::frame::Frame;
+use crate::planner::ScanTable;
+
+/// Workers in this process, each with its threads and its memory limit.
+///
+/// May be started and used from plain `main` and from inside an async runtime. Methods that run a job block the
+/// thread, save those that say otherwise. Dropping it closes it.
+///
+/// It is a runtime [`Cluster`] too, so graphs of one's own run on it: [`Cluster::run`], [`Cluster::plan`].
+#[derive(Debug)]
+pub struct LocalCluster {
+    /// There until the cluster is dropped.
+    session: Option<Arc<Session>>,
+}
+
+/// What a cluster's frames share. They hold it weakly: a cluster that is closed is closed.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) cluster: Cluster,
+    pub(crate) progress: bool,
+    /// How often each table name was given: plans tell tables apart by their names.
+    names: Mutex<HashMap<String, usize>>,
+}
+
+impl LocalCluster {
+    /// A cluster to set up: one worker per core, one thread each, limits together 75 % of the memory there is.
+    pub fn builder() -> LocalClusterBuilder {
+        LocalClusterBuilder::default()
+    }
+
+    /// A lazy frame over a CSV file, or over all files that match a pattern such as `logs/*.csv`, compressed
+    /// ones included. Reads a sample, to find out the types of the columns.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or its beginning is not CSV.
+    pub fn read_csv(&self, path: impl AsRef<Path>) -> Result<Frame> {
+        self.read_csv_with(path, CsvOptions::default())
+    }
+
+    /// As [`LocalCluster::read_csv`], with options: delimiter, header, quotes, spellings of null, a schema.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LocalCluster::read_csv`].
+    pub fn read_csv_with(&self, path: impl AsRef<Path>, options: CsvOptions) -> Result<Frame> {
+        let path = path.as_ref();
+        let source = CsvSource::open(path, options)?;
+        let name = path.file_name().map_or("csv".into(), |name| name.to_string_lossy());
+        let stem = name.split('.').next().unwrap_or_default();
+        self.table(stem, ScanTable::csv(source))
+    }
+
+    /// A lazy frame over batches in memory.
+    ///
+    /// # Errors
+    ///
+    /// If a batch does not have `schema`.
+    pub fn from_batches(&self, schema: SchemaRef, batches: Vec<RecordBatch>) -> Result<Frame> {
+        let batches = crate::table::Table::try_new(SchemaRef::clone(&schema), batches)?.into_batches();
+        self.table("batches", ScanTable::batches(schema, batches))
+    }
+
+    /// A lazy frame over a source of one's own, such as a [`Generator`](crate::operators::Generator), called
+    /// `name` in plans and metrics.
+    ///
+    /// # Errors
+    ///
+    /// If two of its columns have one name.
+    pub fn from_source(&self, name: &str, source: impl SourceSpec) -> Result<Frame> {
+        self.table(name, ScanTable::source(source))
+    }
+
+    /// A lazy frame over a plan of one's own, whose tables come from [`Frame::logical_plan`] of other frames.
+    pub fn frame(&self, plan: LogicalPlan) -> Frame {
+        Frame::new(Arc::downgrade(self.session()), plan)
+    }
+
+    /// Ends all jobs, and returns when all threads have ended and all files are gone. Silent, and under half a
+    /// second.
+    pub fn close(self) {}
+
+    fn table(&self, name: &str, table: ScanTable) -> Result<Frame> {
+        let name = self.session().unique_name(name);
+        let plan = LogicalPlanBuilder::scan(TableReference::bare(name), Arc::new(table), None)?.build()?;
+        Ok(self.frame(plan))
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        self.session.as_ref().expect("the session is taken by drop alone")
+    }
+}
+
+impl Session {
+    fn unique_name(&self, name: &str) -> String {
+        let name = if name.is_empty() { "table" } else { name };
+        let mut names = self.names.lock();
+        let given = names.entry(name.into()).or_default();
+        *given += 1;
+        match *given {
+            1 => name.into(),
+            again => format!("{name}#{again}"),
+        }
+    }
+}
+
+impl Deref for LocalCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.session().cluster
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        let Some(mut session) = self.session.take() else { return };
+        // Frames hold on to the session while they hand a graph over, no longer, and on other threads at that.
+        while let Err(shared) = Arc::try_unwrap(session) {
+            session = shared;
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// How a [`LocalCluster`] is to be set up.
+#[derive(Debug, Clone)]
+#[must_use = "call `start`"]
+pub struct LocalClusterBuilder {
+    workers: Option<usize>,
+    threads_per_worker: Option<usize>,
+    memory_limit: Option<Size>,
+    spill_dir: Option<PathBuf>,
+    spill_limit: Option<Size>,
+    spill_compression: bool,
+    progress: bool,
+}
+
+/// A size as it was given: text is read when the cluster starts, so that the builder need not fail.
+#[derive(Debug, Clone)]
+enum Size {
+    Bytes(usize),
+    Text(String),
+}
+
+impl Size {
+    fn bytes(self) -> Result<usize> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Text(text) => Ok(parse_bytes(&text)?),
+        }
+    }
+}
+
+impl Default for LocalClusterBuilder {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            threads_per_worker: None,
+            memory_limit: None,
+            spill_dir: None,
+            spill_limit: None,
+            spill_compression: false,
+            progress: true,
+        }
+    }
+}
+
+impl LocalClusterBuilder {
+    /// Number of workers: groups of threads with one memory limit each. One per core unless set.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Threads of each worker. One unless set.
+    pub fn threads_per_worker(mut self, threads: usize) -> Self {
+        self.threads_per_worker = Some(threads);
+        self
+    }
+
+    /// Memory limit of each worker, such as `2GB` or `512MiB`. Unless set, the limits of all workers together
+    /// are 75 % of the smaller of the machine's memory and the cgroup's limit.
+    pub fn memory_limit(mut self, limit: impl Into<String>) -> Self {
+        self.memory_limit = Some(Size::Text(limit.into()));
+        self
+    }
+
+    /// Memory limit of each worker, in bytes.
+    pub fn memory_limit_bytes(mut self, limit_bytes: usize) -> Self {
+        self.memory_limit = Some(Size::Bytes(limit_bytes));
+        self
+    }
+
+    /// Where state goes that does not fit: a folder on a disk. The system's temporary folder unless set.
+    pub fn spill_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.spill_dir = Some(folder.into());
+        self
+    }
+
+    /// What all spill files may take together, such as `10GB`. No limit unless set.
+    pub fn spill_limit(mut self, limit: impl Into<String>) -> Self {
+        self.spill_limit = Some(Size::Text(limit.into()));
+        self
+    }
+
+    /// Whether spill files are compressed with LZ4: for slow disks. Off unless set.
+    pub fn spill_compression(mut self, compress: bool) -> Self {
+        self.spill_compression = compress;
+        self
+    }
+
+    /// Whether a bar shows the progress of a job, where standard error is a terminal. On unless set.
+    pub fn progress(mut self, progress: bool) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Starts the cluster.
+    ///
+    /// # Errors
+    ///
+    /// If a size cannot be read, a number makes no sense, or threads and folders cannot be had.
+    pub fn start(self) -> Result<LocalCluster> {
+        let progress = self.progress;
+        let cluster = Cluster::start(self.config()?)?;
+        let session = Session { cluster, progress, names: Mutex::default() };
+        Ok(LocalCluster { session: Some(Arc::new(session)) })
+    }
+
+    fn config(self) -> Result<ClusterConfig> {
+        let mut config = ClusterConfig::default();
+        if let Some(workers) = self.workers {
+            config.workers = workers;
+            config.memory_limit_bytes = machine_memory_bytes() / 4 * 3 / workers.max(1);
+        }
+        if let Some(limit) = self.memory_limit {
+            config.memory_limit_bytes = limit.bytes()?;
+        }
+        config.threads_per_worker = self.threads_per_worker.unwrap_or(config.threads_per_worker);
+        config.spill_dir = self.spill_dir.or(config.spill_dir);
+        if let Some(limit) = self.spill_limit {
+            config.spill_limit_bytes = Some(limit.bytes()? as u64);
+        }
+        config.spill_compression = self.spill_compression;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_when_the_cluster_starts() {
+        let config = LocalCluster::builder().workers(4).memory_limit("2GB").spill_limit("10GiB").config();
+        let config = config.expect("good sizes");
+        assert_eq!((config.workers, config.memory_limit_bytes), (4, 2_000_000_000));
+        assert_eq!(config.spill_limit_bytes, Some(10 << 30));
+        let error = LocalCluster::builder().memory_limit("2 gigs").config().expect_err("not a size").to_string();
+        assert!(error.contains("2 gigs") && error.contains("2GB"), "{error}");
+    }
+
+    #[test]
+    fn unset_limits_share_the_machine_among_the_workers() {
+        let config = LocalCluster::builder().workers(64).config().expect("defaults are good");
+        assert!(64 * config.memory_limit_bytes <= machine_memory_bytes() / 4 * 3);
+    }
+}

@@ -1,0 +1,265 @@
+//! The lazy frame: what is to be done with a table. Nothing is read until a method asks for rows.
+//!
+//! A frame is a DataFusion `LogicalPlan` and the cluster that will run it. A step that makes no sense is
+//! remembered and reported by the first method that returns a `Result`, so that steps chain without `?`.
+
+mod explain;
+mod group;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use arrow::datatypes::SchemaRef;
+use datafusion_common::{Column, DataFusionError, Result as QueryResult, plan_err};
+use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+
+pub use group::GroupBy;
+
+use crate::cluster::Session;
+use crate::error::{Error, Result, no_such_column};
+use crate::expr::{IntoExpr, IntoExprs, named};
+use crate::optimize;
+
+/// A table that is described and not yet computed.
+///
+/// Steps such as [`filter`](Frame::filter) and [`group_by`](Frame::group_by) take and return frames, and cost
+/// nothing. [`head`](Frame::head), [`count`](Frame::count), [`compute`](Frame::compute),
+/// [`stream`](Frame::stream) and [`write_csv`](Frame::write_csv) run a job on the cluster and block until it
+/// has ended; [`compute_async`](Frame::compute_async) waits without blocking. A frame may be run any number of
+/// times, and several steps may start from the same one.
+///
+/// The names of columns are taken as they are: `"Value"` and `"value"` are two columns.
+///
+/// # Errors
+///
+/// A wrong step (a column that does not exist) is reported by the first method that returns a `Result`, and
+/// named there.
+#[derive(Clone)]
+pub struct Frame {
+    pub(crate) session: Weak<Session>,
+    plan: Result<Arc<LogicalPlan>>,
+}
+
+impl Frame {
+    pub(crate) fn new(session: Weak<Session>, plan: LogicalPlan) -> Self {
+        Self { session, plan: Ok(Arc::new(plan)) }
+    }
+
+    /// Names and types of the columns.
+    ///
+    /// # Errors
+    ///
+    /// The first step that was wrong.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        let plan = optimize::analyze(self.plan()?.as_ref().clone())?;
+        Ok(SchemaRef::clone(plan.schema().inner()))
+    }
+
+    /// What is to be done, as DataFusion's plan, before the optimiser.
+    ///
+    /// # Errors
+    ///
+    /// The first step that was wrong.
+    pub fn logical_plan(&self) -> Result<LogicalPlan> {
+        Ok(self.plan()?.as_ref().clone())
+    }
+
+    /// The plan after the optimiser: what is turned into a graph.
+    pub(crate) fn optimized(&self) -> Result<LogicalPlan> {
+        optimize::optimize(self.logical_plan()?)
+    }
+
+    /// Keeps the rows for which `predicate` is true.
+    #[must_use]
+    pub fn filter(&self, predicate: Expr) -> Frame {
+        self.step("filter", |plan| {
+            row_wise(&predicate)?;
+            plan.filter(predicate)
+        })
+    }
+
+    /// These columns, in this order: names, or expressions, which [`alias`](Expr::alias) names.
+    #[must_use]
+    pub fn select(&self, columns: impl IntoExprs) -> Frame {
+        self.step("select", |plan| {
+            let columns = columns.into_exprs();
+            columns.iter().try_for_each(row_wise)?;
+            plan.project(columns.into_iter().map(named))
+        })
+    }
+
+    /// All columns and one more called `name`, or with that one replaced.
+    #[must_use]
+    pub fn with_column(&self, name: impl Into<String>, value: impl IntoExpr) -> Frame {
+        let (name, value) = (name.into(), value.into_expr());
+        self.step("with_column", |plan| {
+            row_wise(&value)?;
+            let value = value.alias(&name);
+            let mut columns = columns(&plan);
+            match columns.iter_mut().find(|(known, _)| *known == name) {
+                Some(replaced) => replaced.1 = value,
+                None => columns.push((name, value)),
+            }
+            plan.project(columns.into_iter().map(|(_, column)| column))
+        })
+    }
+
+    /// The column `old` under the name `new`.
+    #[must_use]
+    pub fn rename(&self, old: &str, new: impl Into<String>) -> Frame {
+        self.step("rename", |plan| {
+            let mut columns = columns(&plan);
+            let renamed = columns.iter_mut().find(|(known, _)| known == old).ok_or_else(|| missing(&plan, old))?;
+            renamed.1 = renamed.1.clone().alias(new);
+            plan.project(columns.into_iter().map(|(_, column)| column))
+        })
+    }
+
+    /// All columns but these.
+    #[must_use]
+    pub fn drop_columns<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Frame {
+        self.step("drop_columns", |plan| {
+            let mut columns = columns(&plan);
+            for name in names {
+                let name = name.as_ref();
+                let place = columns.iter().position(|(known, _)| known == name).ok_or_else(|| missing(&plan, name))?;
+                columns.remove(place);
+            }
+            plan.project(columns.into_iter().map(|(_, column)| column))
+        })
+    }
+
+    /// Groups the rows with equal values in `keys`, to be aggregated.
+    #[must_use]
+    pub fn group_by(&self, keys: impl IntoExprs) -> GroupBy {
+        GroupBy::new(self.clone(), keys.into_exprs())
+    }
+
+    /// Aggregates all rows into one.
+    ///
+    /// ```no_run
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().start()?;
+    /// let trips = cluster.read_csv("trips.csv")?;
+    /// println!("{}", trips.aggregate([mean(col("fare")), max(col("distance"))]).compute()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn aggregate(&self, aggregates: impl IntoExprs) -> Frame {
+        group::aggregate("aggregate", self, Vec::new(), aggregates.into_exprs())
+    }
+
+    /// Each row once.
+    #[must_use]
+    pub fn distinct(&self) -> Frame {
+        self.step("distinct", LogicalPlanBuilder::distinct)
+    }
+
+    /// The first `rows` rows.
+    ///
+    /// They are the first of the file where nothing regroups the rows, and any rows after a group-by or a union.
+    #[must_use]
+    pub fn limit(&self, rows: usize) -> Frame {
+        self.step("limit", |plan| plan.limit(0, Some(rows)))
+    }
+
+    /// The rows of both, in no particular order. The columns of `other` are found by name.
+    #[must_use]
+    pub fn union(&self, other: &Frame) -> Frame {
+        let other = match other.plan() {
+            Ok(plan) => Arc::clone(plan),
+            Err(error) => return Frame { session: Weak::clone(&self.session), plan: Err(error) },
+        };
+        self.step("union", |plan| {
+            let other = LogicalPlanBuilder::new(LogicalPlan::clone(&other));
+            let (ours, theirs) = (columns(&plan), columns(&other));
+            if let Some((extra, _)) = theirs.iter().find(|(name, _)| ours.iter().all(|(known, _)| known != name)) {
+                return Err(missing(&plan, extra));
+            }
+            let in_our_order: Vec<Expr> = ours
+                .iter()
+                .map(|(name, _)| theirs.iter().find(|(known, _)| known == name).map(|(_, column)| column.clone()))
+                .zip(&ours)
+                .map(|(found, (name, _))| found.ok_or_else(|| missing(&other, name)))
+                .collect::<QueryResult<_>>()?;
+            let other = if theirs.iter().map(|(name, _)| name).eq(ours.iter().map(|(name, _)| name)) {
+                other
+            } else {
+                other.project(in_our_order)?
+            };
+            plan.union(other.build()?)
+        })
+    }
+
+    pub(crate) fn plan(&self) -> Result<&Arc<LogicalPlan>> {
+        self.plan.as_ref().map_err(Error::clone)
+    }
+
+    /// The frame after `change`, or the first error so far.
+    fn step(
+        &self,
+        step: &'static str,
+        change: impl FnOnce(LogicalPlanBuilder) -> QueryResult<LogicalPlanBuilder>,
+    ) -> Frame {
+        let plan = self.plan().and_then(|plan| {
+            change(LogicalPlanBuilder::new_from_arc(Arc::clone(plan)))
+                .and_then(LogicalPlanBuilder::build)
+                .and_then(names_are_unique)
+                .map(Arc::new)
+                .map_err(|cause| Error::Frame { step, cause: Arc::new(strip_context(cause)) })
+        });
+        Frame { session: Weak::clone(&self.session), plan }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.plan {
+            Ok(plan) => write!(f, "Frame\n{}", plan.display_indent()),
+            Err(error) => write!(f, "Frame({error})"),
+        }
+    }
+}
+
+/// Name and expression of each column, in order.
+fn columns(plan: &LogicalPlanBuilder) -> Vec<(String, Expr)> {
+    let fields = plan.schema().iter();
+    fields.map(|(qualifier, field)| (field.name().clone(), Expr::Column(Column::from((qualifier, field))))).collect()
+}
+
+fn missing(plan: &LogicalPlanBuilder, name: &str) -> DataFusionError {
+    no_such_column(name, plan.schema().fields().iter().map(|field| field.name().as_str()))
+}
+
+/// Refuses aggregates where each row must have a value of its own.
+fn row_wise(expr: &Expr) -> QueryResult<()> {
+    match datafusion_expr::utils::find_aggregate_exprs([expr]).first() {
+        Some(aggregate) => {
+            plan_err!("{aggregate} has no value for a single row: use `aggregate`, or `group_by(..).agg(..)`")
+        }
+        None => Ok(()),
+    }
+}
+
+/// A user's frame has one namespace, whatever table a column came from.
+fn names_are_unique(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
+    let mut seen = HashSet::new();
+    match plan.schema().fields().iter().find(|field| !seen.insert(field.name().as_str())) {
+        Some(twice) => plan_err!("there would be two columns `{}`: give one of them an alias", twice.name()),
+        None => Ok(plan),
+    }
+}
+
+/// Drops notes on DataFusion's inner workings that help nobody who writes a frame.
+fn strip_context(error: DataFusionError) -> DataFusionError {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => strip_context(*inner),
+        other => other,
+    }
+}

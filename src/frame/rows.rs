@@ -1,0 +1,93 @@
+//! The methods that run a job: everything else about a frame is lazy.
+
+use std::path::Path;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+
+use crate::error::Result;
+use crate::expr::count_rows;
+use crate::frame::Frame;
+use crate::run::{self, FrameStream};
+use crate::table::Table;
+
+impl Frame {
+    /// Runs the frame and collects all its rows. Blocks until they are there; a progress bar shows how far it
+    /// is where standard error is a terminal.
+    ///
+    /// Rows come in the order of the file where nothing regroups them, and in no particular order after a
+    /// group-by or a union. The table belongs to the caller and counts toward no memory limit: use
+    /// [`Frame::stream`] or [`Frame::write_csv`] for results that are large.
+    ///
+    /// # Errors
+    ///
+    /// The first step that was wrong, what this version cannot run, or how the job failed.
+    pub fn compute(&self) -> Result<Table> {
+        run::collect(self, true)
+    }
+
+    /// Runs the frame and collects all its rows, as [`Frame::compute`] does, without blocking the thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the job.
+    pub fn compute_async(&self) -> impl Future<Output = Result<Table>> + Send + use<> {
+        let frame = self.clone();
+        async move { run::collect_async(&frame).await }
+    }
+
+    /// Runs the frame and hands out its rows as they come: an iterator, and a `futures_core::Stream` for async
+    /// code. The job waits while nobody reads, and ends when the stream is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`]; what fails later is reported by the stream.
+    pub fn stream(&self) -> Result<FrameStream> {
+        run::stream(self)
+    }
+
+    /// The first `rows` rows. Reads no more than it takes to find them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn head(&self, rows: usize) -> Result<Table> {
+        run::collect(&self.limit(rows), false)
+    }
+
+    /// The number of rows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn count(&self) -> Result<u64> {
+        let counted = run::collect(&self.aggregate(count_rows()), true)?.to_batch()?;
+        let rows = counted.column(0).as_primitive::<Int64Type>();
+        Ok(if rows.is_empty() { 0 } else { u64::try_from(rows.value(0)).unwrap_or(0) })
+    }
+
+    /// Runs the frame and writes its rows to a CSV file, with a header; the number of rows written. The file
+    /// exists once all of it has been written, and not before.
+    ///
+    /// Rows are in the order of the source where nothing regroups them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn write_csv(&self, path: impl AsRef<Path>) -> Result<u64> {
+        run::write_csv(self, path.as_ref())
+    }
+
+    /// The number of partitions that compute the rows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::explain`].
+    pub fn npartitions(&self) -> Result<usize> {
+        run::partitions(self)
+    }
+}

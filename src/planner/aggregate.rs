@@ -1,0 +1,51 @@
+//! Aggregates: reduced where the rows are, sent to the partition of their key, and finished there.
+
+use std::sync::Arc;
+
+use aqueduct_operators::{Aggregate, Expression, FinalAggregate, PartialAggregate};
+use arrow::datatypes::SchemaRef;
+use datafusion_expr::logical_plan::Aggregate as AggregatePlan;
+use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
+
+use super::expr::supported;
+use super::{Flow, Planner};
+use crate::error::{Error, Result};
+
+impl Planner {
+    pub(super) fn aggregate(&mut self, plan: &AggregatePlan) -> Result<Flow> {
+        let input = self.plan_for(&plan.input, false)?;
+        let rows = plan.input.schema();
+        let schema = plan.schema.inner();
+        let (keys, results) = schema.fields().split_at(plan.group_expr.len().min(schema.fields().len()));
+        plan.group_expr.iter().chain(&plan.aggr_expr).try_for_each(supported)?;
+        let group = plan
+            .group_expr
+            .iter()
+            .zip(keys)
+            .map(|(expr, field)| Ok((self.expression(expr, rows)?, field.name().clone())));
+        let group = group.collect::<Result<Vec<(Expression, String)>>>()?;
+        let aggregates = plan.aggr_expr.iter().zip(results).map(|(expr, field)| {
+            let context = PhysicalPlanningContext::default();
+            let lowered = LoweredAggregateBuilder::new(expr, rows, &input.schema, &self.props, &context)
+                .with_name(field.name())
+                .build()?;
+            if !lowered.order_bys.is_empty() {
+                return Err(Error::unsupported(format!("an order inside an aggregate, as in `{expr}`,")));
+            }
+            if lowered.filter.is_some() {
+                return Err(Error::unsupported(format!("a filter on an aggregate, as in `{expr}`,")));
+            }
+            Ok(lowered.aggregate)
+        });
+        let aggregates = aggregates.collect::<Result<Vec<_>>>()?;
+        let aggregate = Arc::new(Aggregate::try_new(SchemaRef::clone(&input.schema), group, aggregates)?);
+        let partial =
+            self.graph.operator("aggregate (partial)", PartialAggregate::new(Arc::clone(&aggregate)), input.node);
+        let keys = aggregate.group_column_names();
+        let single = keys.is_empty();
+        let by_key = if single { partial.gather() } else { partial.hash(keys) };
+        let node = self.graph.operator("aggregate", FinalAggregate::new(aggregate), by_key);
+        Ok(Flow { node, schema: SchemaRef::clone(schema), ordered: false, single })
+    }
+}

@@ -1,0 +1,230 @@
+//! The planner: turns an optimised logical plan into a graph of our operators.
+//!
+//! ```text
+//! TableScan   -> source                      Limit     -> limit per partition, gather (in order), limit
+//! Filter      -> filter                      Union     -> round-robin from each input, union
+//! Projection  -> project                     Aggregate -> partial, hash by the keys (or gather), final
+//! ```
+//!
+//! What it cannot plan is an error that names it; nothing is planned wrongly or in part. Rows stay in the
+//! order of the source until an operator gives that up: [`Flow`] keeps track of it.
+
+mod aggregate;
+mod expr;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use aqueduct_operators::{Expression, Filter, Limit, Project, Union};
+use aqueduct_runtime::{Graph, Input, NodeId, OperatorSpec, ResultId, SinkSpec};
+use arrow::datatypes::SchemaRef;
+use datafusion_common::ScalarValue;
+use datafusion_expr::execution_props::ExecutionProps;
+use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
+
+pub(crate) use scan::ScanTable;
+
+use crate::error::{Error, Result};
+use crate::optimize;
+
+/// Ports that a node may have.
+const MOST_PORTS: usize = 64;
+
+/// A frame as a graph, and the result that yields its rows.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) graph: Graph,
+    pub(crate) result: ResultId,
+    /// The node that computes the rows.
+    pub(crate) rows: NodeId,
+    pub(crate) schema: SchemaRef,
+}
+
+/// The graph of an optimised plan whose rows the caller reads.
+pub(crate) fn to_result(plan: &LogicalPlan) -> Result<Planned> {
+    let mut planner = Planner::new();
+    let flow = planner.plan(plan)?;
+    let result = planner.graph.result("result", flow.gathered());
+    Ok(Planned { graph: planner.graph, result, rows: flow.node, schema: SchemaRef::clone(plan.schema().inner()) })
+}
+
+/// The graph of an optimised plan whose rows go to a sink.
+pub(crate) fn to_sink(plan: &LogicalPlan, name: &str, sink: impl SinkSpec) -> Result<Graph> {
+    let mut planner = Planner::new();
+    let flow = planner.plan(plan)?;
+    planner.graph.sink(name, sink, flow.gathered());
+    Ok(planner.graph)
+}
+
+/// Where the rows of a part of the plan come out, and what is known of them.
+#[derive(Debug, Clone)]
+struct Flow {
+    node: NodeId,
+    /// Types of the batches: the columns of the logical schema, in its order. Where that has none, a scan
+    /// may yield one all the same.
+    schema: SchemaRef,
+    /// Whether the rows are in the order of the source.
+    ordered: bool,
+    /// Whether one partition has them all.
+    single: bool,
+}
+
+impl Flow {
+    /// Everything in one partition, in order if there is one.
+    fn gathered(&self) -> Input {
+        match (self.single, self.ordered) {
+            (false, true) => self.node.gather_in_order(),
+            (true, _) | (false, false) => self.node.gather(),
+        }
+    }
+}
+
+/// The graph so far.
+struct Planner {
+    graph: Graph,
+    props: ExecutionProps,
+    /// Whether what is being planned feeds a limit, row by row.
+    stops_early: bool,
+}
+
+impl Planner {
+    fn new() -> Self {
+        let mut props = ExecutionProps::new();
+        props.mark_start_execution(optimize::options());
+        Self { graph: Graph::new(), props, stops_early: false }
+    }
+
+    fn plan(&mut self, plan: &LogicalPlan) -> Result<Flow> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(scan),
+            LogicalPlan::EmptyRelation(empty) => Ok(self.empty(empty)),
+            LogicalPlan::Values(values) => self.values(values),
+            LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
+            LogicalPlan::Filter(filter) => {
+                let input = self.plan(&filter.input)?;
+                let predicate = self.expression(&filter.predicate, filter.input.schema())?;
+                Ok(self.row_wise("filter", Filter::new(predicate), input))
+            }
+            LogicalPlan::Projection(projection) => {
+                let input = self.plan(&projection.input)?;
+                let schema = projection.schema.inner();
+                let columns =
+                    projection.expr.iter().zip(schema.fields()).map(|(expr, field)| {
+                        Ok((self.expression(expr, projection.input.schema())?, field.name().clone()))
+                    });
+                let project = Project::new(columns.collect::<Result<_>>()?);
+                let flow = self.row_wise("project", project, input);
+                Ok(Flow { schema: SchemaRef::clone(schema), ..flow })
+            }
+            LogicalPlan::Limit(limit) => {
+                let (skip, fetch) = match (limit.get_skip_type()?, limit.get_fetch_type()?) {
+                    (SkipType::Literal(skip), FetchType::Literal(fetch)) => (skip, fetch),
+                    _ => return Err(Error::unsupported("a limit that is not a number")),
+                };
+                let input = self.plan_for(&limit.input, fetch.is_some())?;
+                Ok(self.limit(skip, fetch, input))
+            }
+            LogicalPlan::Union(union) => {
+                let inputs = union.inputs.iter().map(|input| self.plan(input)).collect::<Result<Vec<_>>>()?;
+                if inputs.is_empty() {
+                    return Err(Error::unsupported("a union of nothing"));
+                }
+                Ok(self.union(inputs, union.schema.inner()))
+            }
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            other => Err(Error::unsupported(kind(other))),
+        }
+    }
+
+    /// Plans an input that may stop early, or that will be read to its end.
+    fn plan_for(&mut self, input: &LogicalPlan, stops_early: bool) -> Result<Flow> {
+        let before = std::mem::replace(&mut self.stops_early, stops_early);
+        let flow = self.plan(input);
+        self.stops_early = before;
+        flow
+    }
+
+    /// An operator that handles each row where it is.
+    fn row_wise(&mut self, name: &str, spec: impl OperatorSpec, input: Flow) -> Flow {
+        let node = self.graph.operator(name, spec, input.node);
+        Flow { node, ..input }
+    }
+
+    fn limit(&mut self, skip: usize, fetch: Option<usize>, input: Flow) -> Flow {
+        let enough = fetch.and_then(|fetch| fetch.checked_add(skip));
+        let input = match enough.filter(|_| !input.single) {
+            // No partition need send more than the whole may keep.
+            Some(enough) => self.row_wise("limit (partial)", Limit::new(0, Some(enough)), input),
+            None => input,
+        };
+        let all = if input.single { input.node.into() } else { input.gathered() };
+        let node = self.graph.operator("limit", Limit::new(skip, fetch), all);
+        Flow { node, single: true, ..input }
+    }
+
+    fn union(&mut self, inputs: Vec<Flow>, schema: &SchemaRef) -> Flow {
+        let mut nodes = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            let input = if schema.fields().is_empty() {
+                // Rows without columns are told apart by a column that nobody reads.
+                let row: Expression = datafusion_physical_expr::expressions::lit(ScalarValue::Boolean(Some(true)));
+                self.row_wise("project", Project::new(vec![(row, "row".into())]), input)
+            } else {
+                input
+            };
+            nodes.push(input.node);
+        }
+        // A node has a limited number of ports: many inputs become a tree.
+        while nodes.len() > 1 {
+            nodes = nodes.chunks(MOST_PORTS).map(|inputs| self.union_of(inputs)).collect();
+        }
+        Flow { node: nodes[0], schema: SchemaRef::clone(schema), ordered: false, single: false }
+    }
+
+    fn union_of(&mut self, inputs: &[NodeId]) -> NodeId {
+        match inputs {
+            [only] => *only,
+            // The inputs may have different numbers of partitions.
+            inputs => {
+                let ports = inputs.iter().map(|input| input.round_robin());
+                self.graph.operator_with("union", Union::new(inputs.len()), ports)
+            }
+        }
+    }
+}
+
+/// What a user calls the kinds of plan that have no operators yet.
+fn kind(plan: &LogicalPlan) -> String {
+    match plan {
+        LogicalPlan::Sort(_) => "sort (ORDER BY)".into(),
+        LogicalPlan::Join(join) => format!("join ({})", join.join_type),
+        LogicalPlan::Window(_) => "window (OVER)".into(),
+        LogicalPlan::Repartition(_) => "repartition".into(),
+        LogicalPlan::Subquery(_) => "subquery".into(),
+        LogicalPlan::Distinct(_) => "distinct on (DISTINCT ON)".into(),
+        LogicalPlan::Unnest(_) => "unnest".into(),
+        LogicalPlan::RecursiveQuery(_) => "recursive query (WITH RECURSIVE)".into(),
+        LogicalPlan::Extension(extension) => format!("extension node {}", extension.node.name()),
+        LogicalPlan::Copy(_) => "COPY".into(),
+        LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => "EXPLAIN (use `Frame::explain`)".into(),
+        LogicalPlan::Statement(_) | LogicalPlan::Dml(_) | LogicalPlan::Ddl(_) | LogicalPlan::DescribeTable(_) => {
+            format!("the statement {}", plan.display())
+        }
+        other => other.display().to_string(),
+    }
+}
+
+/// What a user calls the kinds of expression that have no operators yet.
+fn unsupported_expression(expr: &Expr) -> Option<&'static str> {
+    match expr {
+        Expr::WindowFunction(_) => Some("a window function (OVER)"),
+        Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_) => {
+            Some("a subquery in an expression")
+        }
+        Expr::OuterReferenceColumn(..) => Some("a correlated subquery"),
+        Expr::GroupingSet(_) => Some("grouping sets (CUBE, ROLLUP)"),
+        Expr::Placeholder(_) => Some("a placeholder in an expression"),
+        Expr::Unnest(_) => Some("unnest"),
+        _ => None,
+    }
+}

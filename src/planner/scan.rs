@@ -1,0 +1,196 @@
+//! Where rows come from: files and batches as tables of a logical plan, and as sources of a graph.
+
+use std::sync::Arc;
+
+use aqueduct_operators::csv::CsvSource;
+use aqueduct_operators::{Expression, MemorySource, Project};
+use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion_common::{DFSchema, ScalarValue};
+use datafusion_expr::TableSource;
+use datafusion_expr::logical_plan::{EmptyRelation, TableScan, Values};
+use datafusion_physical_expr::expressions::Column;
+
+use super::{Flow, Planner};
+use crate::error::{Error, Result};
+
+/// Scans that need no more rows than this are read by one partition: the others would read in vain.
+const ONE_READER_ROWS: usize = 10_000;
+
+/// A table of a logical plan that can be read.
+#[derive(Debug)]
+pub(crate) struct ScanTable {
+    schema: SchemaRef,
+    rows: Rows,
+}
+
+#[derive(Debug)]
+enum Rows {
+    Csv(CsvSource),
+    Batches(Vec<RecordBatch>),
+    Other(Shared),
+}
+
+/// A source of the user's own, read by any number of jobs.
+#[derive(Debug, Clone)]
+struct Shared(Arc<dyn SourceSpec>);
+
+impl SourceSpec for Shared {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.0.schema()
+    }
+
+    fn scan(&self, context: ScanContext) -> aqueduct_runtime::Result<Arc<dyn Scan>> {
+        self.0.scan(context)
+    }
+
+    fn min_memory(&self, batch_bytes: usize) -> usize {
+        self.0.min_memory(batch_bytes)
+    }
+
+    fn max_partitions(&self) -> Option<usize> {
+        self.0.max_partitions()
+    }
+
+    fn detail(&self) -> String {
+        self.0.detail()
+    }
+}
+
+impl ScanTable {
+    pub(crate) fn csv(source: CsvSource) -> Self {
+        Self { schema: source.schema(), rows: Rows::Csv(source) }
+    }
+
+    pub(crate) fn batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        Self { schema, rows: Rows::Batches(batches) }
+    }
+
+    pub(crate) fn source(source: impl SourceSpec) -> Self {
+        Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
+    }
+
+    /// Adds a source of these columns, all of them if `None`; the node that yields them.
+    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>, reading: Reading) -> Result<NodeId> {
+        let source = match &self.rows {
+            Rows::Csv(source) => {
+                let source = match projection {
+                    Some(columns) => source.with_projection(columns)?,
+                    None => source.clone(),
+                };
+                graph.source(name, if reading == Reading::Whole { source } else { source.with_small_reads() })
+            }
+            Rows::Batches(batches) => {
+                let (schema, batches) = match projection {
+                    Some(columns) => {
+                        let projected = batches.iter().map(|batch| batch.project(columns));
+                        (Arc::new(self.schema.project(columns)?), projected.collect::<Result<_, _>>()?)
+                    }
+                    None => (SchemaRef::clone(&self.schema), batches.clone()),
+                };
+                graph.source(name, MemorySource::new(schema, batches))
+            }
+            Rows::Other(source) => graph.source(name, source.clone()),
+        };
+        if reading == Reading::Few {
+            graph.set_partitions(source, Partitions::Fixed(1));
+        }
+        match (&self.rows, projection) {
+            (Rows::Other(_), Some(columns)) if !columns.iter().copied().eq(0..self.schema.fields().len()) => {
+                let columns = columns.iter().map(|&index| {
+                    let name = self.schema.field(index).name();
+                    (Arc::new(Column::new(name, index)) as Expression, name.clone())
+                });
+                Ok(graph.operator("columns", Project::new(columns.collect()), source))
+            }
+            _ => Ok(source),
+        }
+    }
+}
+
+/// How much of a table is likely to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// All of it.
+    Whole,
+    /// Until enough rows have been found.
+    Until,
+    /// Its first rows, by one partition.
+    Few,
+}
+
+/// Filters stay above the scan, where they fuse with it.
+impl TableSource for ScanTable {
+    fn schema(&self) -> SchemaRef {
+        SchemaRef::clone(&self.schema)
+    }
+}
+
+impl Planner {
+    pub(super) fn scan(&mut self, scan: &TableScan) -> Result<Flow> {
+        let Some(table) = scan.source.downcast_ref::<ScanTable>() else {
+            return Err(Error::unsupported(format!("the table `{}`, which no cluster made,", scan.table_name)));
+        };
+        if !scan.filters.is_empty() {
+            return Err(Error::unsupported("a filter inside a scan"));
+        }
+        // Rows are counted by their first column when nobody wants any.
+        let projection = match scan.projection.as_deref() {
+            Some([]) if !table.schema.fields().is_empty() => Some([0].as_slice()),
+            other => other,
+        };
+        let schema = match projection {
+            Some(columns) => Arc::new(table.schema.project(columns)?),
+            None => SchemaRef::clone(&table.schema),
+        };
+        let few = scan.fetch.is_some_and(|rows| rows <= ONE_READER_ROWS);
+        let reading = match self.stops_early {
+            _ if few => Reading::Few,
+            true => Reading::Until,
+            false => Reading::Whole,
+        };
+        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, reading)?;
+        Ok(Flow { node, schema, ordered: true, single: few })
+    }
+
+    pub(super) fn empty(&mut self, empty: &EmptyRelation) -> Flow {
+        let schema = SchemaRef::clone(empty.schema.inner());
+        let batches = if empty.produce_one_row { vec![one_row()] } else { Vec::new() };
+        self.in_memory("empty", schema, batches)
+    }
+
+    /// Rows written out in the plan.
+    pub(super) fn values(&mut self, values: &Values) -> Result<Flow> {
+        let no_columns = DFSchema::empty();
+        let schema = SchemaRef::clone(values.schema.inner());
+        let mut columns: Vec<Vec<ScalarValue>> = vec![Vec::new(); schema.fields().len()];
+        for row in &values.values {
+            for ((column, expr), field) in columns.iter_mut().zip(row).zip(schema.fields()) {
+                let value = self.expression(expr, &no_columns)?.evaluate(&one_row())?.into_array(1)?;
+                column.push(ScalarValue::try_from_array(&value, 0)?.cast_to(field.data_type())?);
+            }
+        }
+        let columns = columns.into_iter().map(ScalarValue::iter_to_array).collect::<Result<Vec<ArrayRef>, _>>()?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(values.values.len()));
+        let batch = RecordBatch::try_new_with_options(SchemaRef::clone(&schema), columns, &rows)?;
+        Ok(self.in_memory("values", schema, vec![batch]))
+    }
+
+    fn in_memory(&mut self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Flow {
+        let node = self.graph.source(name, MemorySource::new(SchemaRef::clone(&schema), batches));
+        self.graph.set_partitions(node, Partitions::Fixed(1));
+        Flow { node, schema, ordered: true, single: true }
+    }
+}
+
+/// One row without columns: what a constant is evaluated on.
+fn one_row() -> RecordBatch {
+    let rows = RecordBatchOptions::new().with_row_count(Some(1));
+    RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &rows)
+        .expect("a batch without columns has nothing that could not fit")
+}

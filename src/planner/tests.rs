@@ -1,0 +1,182 @@
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray};
+use datafusion_expr::{ExprFunctionExt, JoinType, LogicalPlanBuilder, exists, scalar_subquery};
+
+use super::*;
+use crate::functions::{array_agg, first_value, sum};
+use crate::prelude::{col, count_rows, lit};
+use crate::{Frame, LocalCluster};
+
+fn cluster() -> LocalCluster {
+    LocalCluster::builder().workers(2).memory_limit("64MiB").progress(false).start().expect("a small cluster")
+}
+
+fn sales(cluster: &LocalCluster) -> Frame {
+    let batch = |start: i64| {
+        let categories = StringViewArray::from(vec!["a", "b", "a"]);
+        RecordBatch::try_from_iter([
+            ("id", Arc::new(Int64Array::from_iter_values(start..start + 3)) as ArrayRef),
+            ("category", Arc::new(categories) as ArrayRef),
+            ("value", Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0])) as ArrayRef),
+        ])
+        .expect("columns of one length")
+    };
+    cluster.from_batches(batch(0).schema(), (0..10).map(|index| batch(3 * index)).collect()).expect("a frame")
+}
+
+/// The lines of the actor graph: stages, the nodes in them, the edges out of them.
+fn lines(frame: &Frame) -> Vec<String> {
+    let planned = frame.planned().expect("a plan");
+    let plan = crate::run::plan(frame, &planned.graph).expect("a graph").to_string();
+    plan.lines().skip_while(|line| !line.starts_with("stage")).map(|line| line.trim().to_string()).collect()
+}
+
+fn starts_with(lines: &[String], expected: &[&str]) {
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "`{line}` is not `{expected}`: {lines:#?}");
+    }
+}
+
+fn refusal(plan: LogicalPlan) -> String {
+    let plan = optimize::optimize(plan).expect("a good query");
+    match to_result(&plan).expect_err("no operator yet") {
+        Error::Unsupported { what } => what,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn row_wise_steps_fuse_with_their_scan_and_stay_in_order() {
+    let cluster = cluster();
+    let frame = sales(&cluster).filter(col("id").gt(lit(3))).with_column("twice", col("value") * lit(2.0));
+    starts_with(
+        &lines(&frame),
+        &["stage 0, 2 tasks", "batches (memory)", "filter: id@0 > 3", "project: id", "=> gather in order to result"],
+    );
+}
+
+#[test]
+fn a_group_by_reduces_rows_before_it_sends_them() {
+    let cluster = cluster();
+    let frame = sales(&cluster).group_by("category").mean("value").filter(col("value").gt(lit(500.0)));
+    starts_with(
+        &lines(&frame),
+        &[
+            "stage 0, 2 tasks",
+            "batches (memory)",
+            "aggregate (partial)",
+            "=> hash(category) to stage 1",
+            "stage 1, ",
+            "aggregate",
+            "filter: value@1 > 500",
+            "=> gather to result",
+        ],
+    );
+}
+
+#[test]
+fn an_aggregate_of_all_rows_is_gathered() {
+    let cluster = cluster();
+    let lines = lines(&sales(&cluster).aggregate([sum(col("value")), count_rows()]));
+    assert!(lines.iter().any(|line| line.starts_with("=> gather to stage 1")), "{lines:#?}");
+    assert!(lines.contains(&"stage 1, 1 task".to_string()), "{lines:#?}");
+}
+
+#[test]
+fn a_limit_below_a_filter_stops_every_partition_and_then_the_whole() {
+    let cluster = cluster();
+    let frame = sales(&cluster).filter(col("id").gt(lit(3))).limit(7);
+    starts_with(
+        &lines(&frame),
+        &[
+            "stage 0, 2 tasks",
+            "batches (memory)",
+            "filter",
+            "limit (partial) (limit): 7 rows",
+            "=> gather in order to stage 1",
+            "stage 1, 1 task",
+            "limit: 7 rows",
+            "=> gather to result",
+        ],
+    );
+}
+
+#[test]
+fn the_first_rows_of_a_table_are_read_by_one_partition() {
+    let cluster = cluster();
+    starts_with(
+        &lines(&sales(&cluster).select(["id"]).limit(5)),
+        &["stage 0, 1 task", "batches (memory)", "limit: 5 rows", "=> gather to result"],
+    );
+}
+
+#[test]
+fn a_union_takes_its_inputs_in_turn_however_many() {
+    let cluster = cluster();
+    let frame = sales(&cluster);
+    let two = lines(&frame.union(&frame.filter(col("id").gt(lit(1)))));
+    assert_eq!(two.iter().filter(|line| line.starts_with("=> round-robin")).count(), 2, "{two:#?}");
+    let many = (0..70).fold(frame.clone(), |all, _| all.union(&frame));
+    assert_eq!(lines(&many).iter().filter(|line| line.starts_with("union")).count(), 3);
+}
+
+#[test]
+fn rows_that_are_only_counted_are_told_apart_by_one_column() {
+    let cluster = cluster();
+    let counted = sales(&cluster).aggregate(count_rows());
+    assert!(counted.optimized().expect("a plan").display_indent().to_string().contains("projection=[]"));
+    lines(&counted);
+    lines(&sales(&cluster).union(&sales(&cluster)).aggregate(count_rows()));
+}
+
+#[test]
+fn constants_and_nothing_are_tables_too() {
+    let cluster = cluster();
+    let values = LogicalPlanBuilder::values(vec![vec![lit(1), lit("x")], vec![lit(2) + lit(3), lit("y")]]);
+    let values = values.and_then(LogicalPlanBuilder::build).expect("two rows");
+    assert!(lines(&cluster.frame(values))[1].starts_with("values (memory): 2 rows"));
+    let nothing = sales(&cluster).filter(lit(false));
+    assert!(lines(&nothing)[1].starts_with("empty (memory): 0 rows"));
+    let one_row = LogicalPlanBuilder::empty(true).project([lit(7).alias("seven")]);
+    let one_row = one_row.and_then(LogicalPlanBuilder::build).expect("one row");
+    assert!(lines(&cluster.frame(one_row))[1].starts_with("empty (memory): 1 rows"));
+}
+
+#[test]
+fn what_has_no_operator_yet_is_named() {
+    let cluster = cluster();
+    let frame = sales(&cluster);
+    let plan = || LogicalPlanBuilder::from(frame.logical_plan().expect("a plan"));
+    let built = |builder: datafusion_common::Result<LogicalPlanBuilder>| {
+        builder.and_then(LogicalPlanBuilder::build).expect("a good query")
+    };
+    assert_eq!(refusal(built(plan().sort([col("id").sort(true, false)]))), "sort (ORDER BY)");
+
+    let other = sales(&cluster).logical_plan().expect("a plan");
+    let join = plan().join(other.clone(), JoinType::Left, (vec!["id"], vec!["id"]), None);
+    assert_eq!(refusal(built(join)), "join (Left)");
+
+    let ordered = array_agg(col("id")).order_by(vec![col("value").sort(true, false)]).build().expect("an aggregate");
+    let refused = refusal(built(plan().aggregate([col("category")], [ordered])));
+    assert!(refused.contains("an order inside an aggregate"), "{refused}");
+    let first = first_value(col("id"), vec![col("value").sort(true, false)]);
+    assert!(refusal(built(plan().aggregate([col("category")], [first]))).contains("an order inside"));
+}
+
+#[test]
+fn the_error_for_a_missing_operator_reads_like_a_sentence() {
+    assert_eq!(Error::unsupported("sort (ORDER BY)").to_string(), "sort (ORDER BY) is not supported yet");
+}
+
+#[test]
+fn subqueries_are_refused_one_way_or_another() {
+    let cluster = cluster();
+    let frame = sales(&cluster);
+    let other = Arc::new(sales(&cluster).aggregate(sum(col("id"))).logical_plan().expect("a plan"));
+    for predicate in [col("id").gt(scalar_subquery(Arc::clone(&other))), exists(other)] {
+        let error = frame.filter(predicate).explain().expect_err("no operator yet");
+        assert!(matches!(error, Error::Unsupported { .. } | Error::Query(_)), "{error}");
+    }
+}

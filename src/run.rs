@@ -1,0 +1,155 @@
+//! Running a frame: the one file that meets the runtime's jobs. What is read from a job outlives no job, and a
+//! job outlives none of its readers.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::{fmt, future};
+
+use aqueduct_operators::csv::CsvSink;
+use aqueduct_runtime::metrics::JobMetrics;
+use aqueduct_runtime::{ExecutionError, Graph, Job, Plan, ResultStream};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures_core::Stream;
+
+use crate::cluster::Session;
+use crate::error::{Error, Result};
+use crate::frame::Frame;
+use crate::planner::{self, Planned};
+use crate::progress::{self, Progress};
+use crate::table::{Table, with_schema};
+
+/// The name of the sink in plans and errors.
+const WRITE: &str = "write";
+
+/// The session of `frame`, if its cluster is open.
+fn session(frame: &Frame) -> Result<Arc<Session>> {
+    frame.session.upgrade().ok_or(Error::Execution(ExecutionError::Closed))
+}
+
+/// The plan of `graph` on the cluster of `frame`.
+pub(crate) fn plan(frame: &Frame, graph: &Graph) -> Result<Plan> {
+    Ok(session(frame)?.cluster.plan(graph)?)
+}
+
+/// Starts a job, and says whether its progress is to be shown.
+fn start(frame: &Frame, graph: &Graph) -> Result<(Job, bool)> {
+    let session = session(frame)?;
+    Ok((session.cluster.run(graph)?, session.progress))
+}
+
+/// All rows of `frame`, with a progress bar if `bar` and the session want one.
+pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
+    let (FrameStream { schema, rows, job }, shown) = open(frame)?;
+    let monitor = job.monitor();
+    let batches = progress::watch(
+        bar && shown,
+        || progress(&monitor.metrics()),
+        || {
+            let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
+            job.wait().and(batches)
+        },
+    )?;
+    Table::try_new(schema, batches)
+}
+
+/// All rows of `frame`; never blocks the thread.
+pub(crate) async fn collect_async(frame: &Frame) -> Result<Table> {
+    let mut rows = stream(frame)?;
+    let mut batches = Vec::new();
+    while let Some(batch) = future::poll_fn(|context| Pin::new(&mut rows).poll_next(context)).await {
+        batches.push(batch?);
+    }
+    Table::try_new(rows.schema, batches)
+}
+
+/// The rows of `frame` as they come.
+pub(crate) fn stream(frame: &Frame) -> Result<FrameStream> {
+    open(frame).map(|(rows, _)| rows)
+}
+
+fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
+    let Planned { graph, result, schema, .. } = frame.planned()?;
+    let (mut job, shown) = start(frame, &graph)?;
+    let rows = job.take_result(result).expect("a result of the graph that was run, not taken before");
+    Ok((FrameStream { schema, rows, job }, shown))
+}
+
+/// Writes the rows of `frame` to `path`; how many there were.
+pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
+    let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
+    let (job, shown) = start(frame, &graph)?;
+    let monitor = job.monitor();
+    let summary = progress::watch(shown, || progress(&monitor.metrics()), || job.wait())?;
+    // The sink is the last node that was declared.
+    Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
+}
+
+/// The number of partitions that compute the rows of `frame`.
+pub(crate) fn partitions(frame: &Frame) -> Result<usize> {
+    let Planned { graph, rows, .. } = frame.planned()?;
+    Ok(plan(frame, &graph)?.partitions(rows).unwrap_or(0))
+}
+
+fn progress(metrics: &JobMetrics) -> Progress {
+    // Nodes without input are the sources.
+    let sources = metrics.nodes.iter().filter(|node| metrics.edges.iter().all(|edge| edge.to != node.name));
+    Progress {
+        rows: sources.filter(|node| node.rows_in == 0).map(|node| node.rows_out).sum(),
+        bytes: metrics.source_bytes_done,
+        total_bytes: metrics.source_bytes_total,
+    }
+}
+
+/// The rows of a running job, batch by batch, in one partition.
+///
+/// An iterator, which blocks the thread until there is a batch, and a [`Stream`], which does not. After an
+/// error there are no more batches. Dropping it ends the job.
+#[must_use = "a stream that is dropped ends its job"]
+pub struct FrameStream {
+    schema: SchemaRef,
+    rows: ResultStream,
+    job: Job,
+}
+
+impl FrameStream {
+    /// The schema of every batch.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The running job: its metrics, and how to cancel it.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    fn checked(&self, batch: Result<RecordBatch, ExecutionError>) -> Result<RecordBatch> {
+        with_schema(batch?, &self.schema)
+    }
+}
+
+impl Iterator for FrameStream {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.rows.next()?;
+        Some(self.checked(batch))
+    }
+}
+
+impl Stream for FrameStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let batch = Pin::new(&mut self.rows).poll_next(context);
+        batch.map(|batch| batch.map(|batch| self.checked(batch)))
+    }
+}
+
+impl fmt::Debug for FrameStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrameStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
