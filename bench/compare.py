@@ -77,12 +77,14 @@ def measured(command):
 
 
 def command(engine, workload, path, options):
-    limit = ["--memory-limit", str(options.memory_limit)] if options.memory_limit else []
     if engine == "aqueduct":
-        base = [options.binary, workload, path, "--workers", str(options.threads), *limit]
+        base = [options.binary, workload, path, "--workers", str(options.threads)]
+        # Ours is a limit of each worker.
+        limit = options.memory_limit and options.memory_limit // options.threads
     else:
-        base = [options.python, os.path.join(HERE, "peers.py"), engine, workload, path, *limit]
-        base += ["--threads", str(options.threads)]
+        base = [options.python, os.path.join(HERE, "peers.py"), engine, workload, path, "--threads", str(options.threads)]
+        limit = options.memory_limit
+    base += ["--memory-limit", str(limit)] if limit else []
     if options.cgroup:
         base = [os.path.join(HERE, "cgroup.sh"), str(options.cgroup), *base]
     return measured(base)

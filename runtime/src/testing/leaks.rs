@@ -5,13 +5,19 @@ use std::time::{Duration, Instant};
 /// How long [`eventually`] waits. Generous, as a machine under load may stall a thread for seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Names of the running threads of this process that are ours: those that start with `aq-`. The system
-/// keeps 15 characters of each.
+/// What the names of our threads start with: our own, and actix's arbiters.
+const PREFIXES: [&str; 2] = ["aq-", "actix-rt"];
+
+/// Names of the running threads of this process that are ours: control, arbiters, I/O, timers. The system keeps
+/// 15 characters of each.
 pub fn our_threads() -> Vec<String> {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
     // A thread that ends while the folder is read has no name left.
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.map(|name| name.trim_end().to_owned()).filter(|name| name.starts_with("aq-")).collect()
+    names
+        .map(|name| name.trim_end().to_owned())
+        .filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .collect()
 }
 
 /// Waits a moment for threads of ours to end.

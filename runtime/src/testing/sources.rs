@@ -29,12 +29,13 @@ pub fn numbers(range: Range<i64>) -> RecordBatch {
 pub struct NumbersSource {
     rows: u64,
     split_rows: u64,
+    batch_rows: Option<usize>,
 }
 
 impl NumbersSource {
     /// The numbers from 0 to `rows`, in splits of 65,536.
     pub fn new(rows: u64) -> Self {
-        Self { rows, split_rows: 65_536 }
+        Self { rows, split_rows: 65_536, batch_rows: None }
     }
 
     /// Sets the rows of a split.
@@ -46,6 +47,12 @@ impl NumbersSource {
     pub fn split_rows(self, split_rows: u64) -> Self {
         assert!(split_rows > 0, "a split has at least one row");
         Self { split_rows, ..self }
+    }
+
+    /// Sets the most rows of a batch; the plan's budget in bytes still holds.
+    #[must_use]
+    pub fn batch_rows(self, batch_rows: usize) -> Self {
+        Self { batch_rows: Some(batch_rows.max(1)), ..self }
     }
 }
 
@@ -62,7 +69,7 @@ impl SourceSpec for NumbersSource {
         Ok(Arc::new(NumberScan {
             rows: Some(self.rows),
             split_rows: self.split_rows,
-            layout: Layout { schema: number_schema(), padding_bytes: 0, batch_rows: None },
+            layout: Layout { schema: number_schema(), padding_bytes: 0, batch_rows: self.batch_rows },
             next: AtomicU64::new(0),
             produced: Produced::default(),
         }))
