@@ -44,7 +44,8 @@ struct Builder<'a> {
     /// By stage and partition.
     flags: Vec<Vec<Arc<WakeFlag>>>,
     accounts: Vec<Vec<Account>>,
-    port_accounts: Vec<Vec<Account>>,
+    /// Accounts of hazardous lanes, which can be asked to spool; by stage and partition.
+    spooling: Vec<Vec<Vec<Account>>>,
     /// By edge and receiving partition.
     ports: Vec<Vec<Arc<Port>>>,
     edge_counters: Vec<Arc<EdgeCounters>>,
@@ -80,7 +81,7 @@ pub(crate) fn build(
         clock,
         flags: plan.stages.iter().map(|stage| (0..stage.partitions).map(|_| Arc::default()).collect()).collect(),
         accounts: Vec::new(),
-        port_accounts: Vec::new(),
+        spooling: plan.stages.iter().map(|stage| vec![Vec::new(); stage.partitions]).collect(),
         ports: Vec::new(),
         edge_counters: plan.edges.iter().map(|_| Arc::default()).collect(),
         instance_accounts: vec![Vec::new(); plan.nodes.len()],
@@ -111,38 +112,38 @@ impl Builder<'_> {
     fn make_accounts(&mut self) {
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let name = self.plan.stage_name(index);
-            let accounts = |what: &str, floor: usize| {
-                let account = |p| {
-                    let admission = &self.workers[self.plan.arbiter(p).0].admission;
-                    admission.account(format!("{name} [{p}] {what}"), floor)
-                };
-                (0..stage.partitions).map(account).collect::<Vec<_>>()
-            };
-            let hands = accounts("batches", self.plan.hands_floor());
-            let ports = accounts("ports", self.plan.ports_floor(stage));
-            self.accounts.push(hands);
-            self.port_accounts.push(ports);
+            let floor = self.plan.hands_floor();
+            let accounts = (0..stage.partitions)
+                .map(|p| self.workers[self.plan.arbiter(p).0].admission.account(format!("{name} [{p}]"), floor))
+                .collect();
+            self.accounts.push(accounts);
         }
     }
 
     fn make_ports(&mut self) {
         for (index, edge) in self.plan.edges.iter().enumerate() {
+            let lanes = |admission: &Arc<Admission>, partition: usize| -> Vec<Account> {
+                let name = format!("port of {} [{partition}]", self.plan.nodes[edge.to].name);
+                (0..edge.lanes()).map(|_| admission.account(name.clone(), self.plan.port_bytes)).collect()
+            };
             let ports = match edge.to_stage {
                 Some(stage) => (0..edge.receivers)
                     .map(|p| {
                         let worker = self.plan.arbiter(p).0;
                         let waker = Waker::from(Arc::clone(&self.flags[stage][p]));
                         let hands = Some(self.accounts[stage][p].clone());
-                        self.port(index, edge, self.port_accounts[stage][p].clone(), hands, worker, waker)
+                        let accounts = lanes(&self.workers[worker].admission, p);
+                        if edge.hazardous {
+                            self.spooling[stage][p].extend_from_slice(&accounts);
+                        }
+                        self.port(index, edge, accounts, hands, worker, waker)
                     })
                     .collect(),
                 None => {
-                    let floor = edge.lanes() * self.plan.port_bytes;
                     // Given back on its own: the caller may read long after the tasks have ended.
-                    let admission = self.workers[0].admission.split(floor);
-                    let account = admission.account(format!("result `{}`", self.plan.nodes[edge.to].name), floor);
+                    let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes);
                     let caller = self.core.caller_wake(edge.to);
-                    let port = self.port(index, edge, account, None, 0, Waker::from(Arc::clone(&caller)));
+                    let port = self.port(index, edge, lanes(&admission, 0), None, 0, Waker::from(Arc::clone(&caller)));
                     let mut receiver = port.receiver();
                     // Until the caller waits for it, nobody reads it.
                     receiver.leave_unread();
@@ -158,7 +159,7 @@ impl Builder<'_> {
         &self,
         index: usize,
         edge: &Edge,
-        account: Account,
+        accounts: Vec<Account>,
         hands: Option<Account>,
         worker: usize,
         receiver: Waker,
@@ -169,7 +170,7 @@ impl Builder<'_> {
             hazardous: edge.hazardous,
             capacity: self.plan.port_bytes,
             schema: Arc::clone(&edge.schema),
-            account,
+            accounts,
             hands,
             spill: self.spaces[worker].clone(),
             receiver,
@@ -252,9 +253,7 @@ impl Builder<'_> {
             .filter(|&&node| matches!(plan.nodes[node].kind, NodeKind::Operator(_)))
             .filter_map(|&node| self.instance_accounts[node].get(partition).cloned())
             .collect();
-        if plan.stages[stage].inputs.iter().any(|&edge| plan.edges[edge].hazardous) {
-            reclaimable.push(self.port_accounts[stage][partition].clone());
-        }
+        reclaimable.append(&mut self.spooling[stage][partition]);
         let task = Task::new(TaskParts {
             shared,
             head,

@@ -71,8 +71,8 @@ pub(crate) struct PortConfig {
     /// Bytes per lane.
     pub(crate) capacity: usize,
     pub(crate) schema: SchemaRef,
-    /// What is queued is charged to this account of the receiver. Its floor is the capacity of its ports.
-    pub(crate) account: Account,
+    /// What is queued in a lane is charged to its account, of the receiver's worker. Its floor is `capacity`.
+    pub(crate) accounts: Vec<Account>,
     /// What was received is charged to this account; the caller's results are charged to none.
     pub(crate) hands: Option<Account>,
     pub(crate) spill: SpillSpace,
@@ -91,7 +91,6 @@ pub(crate) struct Port {
     stopped: AtomicBool,
     capacity: usize,
     schema: SchemaRef,
-    account: Account,
     hands: Option<Account>,
     spill: SpillSpace,
     spool: Mutex<Option<SpillFile>>,
@@ -105,6 +104,8 @@ struct Lane {
     sender: Sender<Message>,
     receiver: Receiver<Message>,
     ledger: Mutex<Ledger>,
+    /// Each lane has its own, so that one that grows does not live on another's floor.
+    account: Account,
     /// Whether the receiver reads this lane at present.
     read: AtomicBool,
     senders: usize,
@@ -121,16 +122,17 @@ struct Ledger {
 
 impl Port {
     pub(crate) fn new(config: PortConfig) -> Arc<Port> {
-        let lanes = if config.ordered { config.senders } else { 1 };
         let lane_senders = if config.ordered { 1 } else { config.senders };
-        let lanes = (0..lanes)
-            .map(|_| {
+        let lanes = config.accounts.into_iter();
+        let lanes = lanes
+            .map(|account| {
                 // The ledger is the bound, of bytes and of batches; ends and places on disk go beside it.
                 let (sender, receiver) = unbounded();
                 Lane {
                     sender,
                     receiver,
                     ledger: Mutex::default(),
+                    account,
                     read: AtomicBool::new(true),
                     senders: lane_senders,
                     lost: AtomicBool::new(false),
@@ -145,7 +147,6 @@ impl Port {
             stopped: AtomicBool::new(false),
             capacity: config.capacity,
             schema: config.schema,
-            account: config.account,
             hands: config.hands,
             spill: config.spill,
             spool: Mutex::new(None),
@@ -281,17 +282,17 @@ impl PortSender {
         };
         let rows = batch.num_rows() as u64;
         if granted {
-            port.account.claim(&batch);
+            lane.account.claim(&batch);
             self.put(Message::Batch { batch, origin, permit });
         } else if self.may_spool() {
             // Grow for as long as the worker has memory to spare, then go on to disk.
-            if let Some(mut estimate) = port.account.try_reserve(permit) {
+            if let Some(mut estimate) = lane.account.try_reserve(permit) {
                 {
                     let mut ledger = lane.ledger.lock();
                     ledger.bytes += permit;
                     ledger.batches += 1;
                 }
-                port.account.claim_from(&batch, &mut estimate);
+                lane.account.claim_from(&batch, &mut estimate);
                 drop(estimate);
                 self.put(Message::Batch { batch, origin, permit });
             } else if let Some(ticket) = port.spill.backlog() {
