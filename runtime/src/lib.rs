@@ -11,6 +11,7 @@ pub mod operator;
 pub mod sink;
 pub mod source;
 pub mod spill;
+pub mod state;
 
 pub use config::{ClusterConfig, parse_bytes};
 pub use error::{ExecutionError, OperatorError, Place, PlanError, Result};
