@@ -129,6 +129,8 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Merge {
     account: Account,
+    /// Bytes that reading ahead leaves free, for the output.
+    spare_bytes: usize,
     sources: Vec<Source>,
     /// Sources that have a row, the least first.
     heap: Vec<usize>,
@@ -147,9 +149,11 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    pub(super) fn new(account: &Account, sources: Vec<Source>) -> Self {
+    /// A merge of `sources` that leaves `spare_bytes` of the account free when it reads ahead.
+    pub(super) fn new(account: &Account, sources: Vec<Source>, spare_bytes: usize) -> Self {
         let mut merge = Self {
             account: account.clone(),
+            spare_bytes,
             slot_of: Vec::new(),
             sources,
             heap: Vec::new(),
@@ -324,6 +328,7 @@ impl Merge {
         }
         // With room to spare, the frame after it is read while this one is merged.
         if let Some(&frame) = run.frames.front()
+            && self.account.room() >= run.cost_bytes + self.spare_bytes
             && let Some(reservation) = self.account.try_reserve(run.cost_bytes)
         {
             *ahead = Some(reservation);

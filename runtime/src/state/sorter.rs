@@ -173,7 +173,7 @@ impl ExternalSorter {
                 Phase::Filling if self.runs.is_empty() => {
                     let sources = self.buffered.drain(..).map(Source::Memory).collect();
                     self.buffered_bytes = 0;
-                    self.phase = Phase::Output(Merge::new(&self.account, sources));
+                    self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
@@ -189,7 +189,7 @@ impl ExternalSorter {
                 Phase::Pass { done, merge: Some((merge, run)) } => return self.go_on(done, merge, run),
                 Phase::Pass { done, merge: None } => self.next_group(done)?,
                 Phase::Output(mut merge) => {
-                    if !merge.reserve_heads() {
+                    if !merge.reserve_heads() || self.account.room() < self.spare_bytes() {
                         self.phase = Phase::Output(merge);
                         if self.spill(self.piece_bytes)? > 0 {
                             return Ok(Next::Blocked(pause(&self.space)));
@@ -215,6 +215,11 @@ impl ExternalSorter {
                 Phase::End => return Ok(Next::End),
             }
         }
+    }
+
+    /// Room for the output: as it is made, and as it is held by who was given it.
+    fn spare_bytes(&self) -> usize {
+        2 * self.output.bytes
     }
 
     /// Number of times that all rows were merged before the output began.
@@ -271,7 +276,7 @@ impl ExternalSorter {
     }
 
     fn write_run(&mut self, sources: Vec<Source>) -> Result<Run> {
-        let mut merge = Merge::new(&self.account, sources);
+        let mut merge = Merge::new(&self.account, sources, 0);
         let mut run = NewRun::default();
         // Sources in memory never block.
         while let MergeStep::Batch(merged) = merge.next(&self.keys, self.frame)? {
@@ -356,7 +361,7 @@ impl ExternalSorter {
             let held = super::reserve_needed(account, run.cost_bytes)?;
             Ok(disk_source(run, held))
         });
-        let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?);
+        let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?, beside);
         self.phase = if all && done.is_empty() {
             Phase::Output(merge)
         } else {

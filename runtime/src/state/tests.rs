@@ -474,6 +474,63 @@ fn containers_dropped_in_the_middle_leave_nothing() {
 }
 
 #[test]
+fn a_spill_limit_that_is_reached_is_a_typed_error_and_leaves_nothing() {
+    let floor = ExternalSorter::min_memory(BATCH_BYTES);
+    let input = input(10 * floor, 100, 4, false);
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = SpillDir::create(Some(parent.path()), Some(200_000), false).expect("a folder");
+    let (io, _) = Io::start("test", 2).expect("threads");
+    let pool = MemoryPool::new(floor);
+    let account = pool.admit(floor).expect("fits").account("state", floor);
+    let space = dir.space(io, MemoryPool::new(1 << 30).account("workspace"));
+    let schema = input[0].schema();
+    let limited = |error: OperatorError| assert!(matches!(error, OperatorError::SpillLimit { .. }), "{error}");
+    {
+        let mut vec = SpillingVec::new(&account, &space, Arc::clone(&schema));
+        limited(input.iter().try_for_each(|batch| vec.push(copied(batch))).expect_err("full"));
+    }
+    {
+        let columns = sort_columns();
+        let sorter = ExternalSorter::new(&account, &space, schema, &columns, 1000, BATCH_BYTES);
+        let mut sorter = sorter.expect("sortable");
+        limited(input.iter().try_for_each(|batch| sorter.push(copied(batch))).expect_err("full"));
+    }
+    {
+        let mut map = SpillingMap::new(&account, &space, &key_fields(), 500).expect("hashable");
+        let filled = input.iter().try_for_each(|batch| {
+            let keys = [Arc::clone(batch.column(0)), Arc::clone(batch.column(2))];
+            map.update_batch(&keys, |row, value: &mut Places| value.add(row as i64))
+        });
+        limited(filled.expect_err("full"));
+    }
+    space.flush_blocking();
+    assert_eq!((account.held(), space.live_bytes(), files_under(space.dir().path())), (0, 0, 0));
+    drop(account);
+    assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn a_sorter_of_forty_megabytes_works_in_sixteen() {
+    let floor = ExternalSorter::min_memory(64 << 10);
+    let setup = setup(16 << 20, floor);
+    let input = input(40 << 20, 4000, 4, false);
+    let columns = &sort_columns()[..1];
+    let schema = input[0].schema();
+    let mut sorter = ExternalSorter::new(&setup.account, &setup.space, Arc::clone(&schema), columns, 8192, 64 << 10)
+        .expect("sortable");
+    for batch in &input {
+        sorter.push(copied(batch)).expect("pushed");
+        setup.after_step();
+    }
+    assert!(setup.space.spilled_bytes() > 0);
+    let output = read(&setup, || sorter.next());
+    let whole = concat_batches(&schema, &input).expect("one schema");
+    assert_same("forty", &output, &sorted_by_arrow(&whole, columns));
+    drop((sorter, output));
+    setup.ends_clean();
+}
+
+#[test]
 fn containers_can_be_sent_to_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<SpillingVec>();
