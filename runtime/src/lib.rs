@@ -22,6 +22,7 @@ pub mod result;
 pub mod sink;
 pub mod source;
 pub mod spill;
+pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

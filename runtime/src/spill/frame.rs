@@ -149,7 +149,7 @@ fn own_values(array: &ArrayRef) -> Result<ArrayRef> {
         nested if nested.is_nested() && has_views_or_dictionaries(nested) => {
             let data = array.to_data();
             let mut copy = arrow::array::MutableArrayData::new(vec![&data], false, array.len());
-            copy.extend(0, 0, array.len());
+            copy.try_extend(0, 0, array.len())?;
             let data = copy.freeze();
             let children = data
                 .child_data()
@@ -167,7 +167,7 @@ fn own_buffers(array: &ArrayRef) -> Result<ArrayRef> {
     if let Some(dictionary) = array.as_any_dictionary_opt() {
         let values = dictionary.values().to_data();
         let mut copy = arrow::array::MutableArrayData::new(vec![&values], false, values.len());
-        copy.extend(0, 0, values.len());
+        copy.try_extend(0, 0, values.len())?;
         return Ok(dictionary.with_values(own_values(&make_array(copy.freeze()))?));
     }
     if !array.data_type().is_nested() {

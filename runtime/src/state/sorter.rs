@@ -1,0 +1,372 @@
+//! A stable sorter of more batches than memory holds.
+//!
+//! Every batch is sorted by itself as it comes. When memory is short, the oldest batches are merged into a run
+//! on disk, at most 4 MiB at a time; runs stay in the order of their rows' arrival, and only neighbours are
+//! merged, which keeps equal keys in that order. At the end runs are merged, as many at once as the memory has
+//! room for, in as many passes as that takes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::compute::SortOptions;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, SortField};
+use parking_lot::Mutex;
+
+use super::merge::{Bounds, Keys, MAX_RETIRED, Merge, MergeStep, Merged, Run, RunFile, Sorted, Source, disk_source};
+use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, pause};
+use crate::batch::batch_bytes;
+use crate::error::{OperatorError, Result};
+use crate::memory::Account;
+use crate::spill::SpillSpace;
+
+/// A column to sort by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SortColumn {
+    /// Index of the column.
+    pub column: usize,
+    /// Descending or ascending, nulls first or last.
+    pub options: SortOptions,
+}
+
+/// Sorts batches that do not fit in memory.
+#[derive(Debug)]
+pub struct ExternalSorter {
+    account: Account,
+    space: SpillSpace,
+    schema: SchemaRef,
+    keys: Keys,
+    piece_bytes: usize,
+    frame: Bounds,
+    output: Bounds,
+    buffered: VecDeque<Sorted>,
+    buffered_bytes: usize,
+    runs: VecDeque<Run>,
+    /// Where runs of the pass under way go.
+    file: Option<RunFile>,
+    phase: Phase,
+    passes: usize,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Filling,
+    /// Runs are made of what is in memory, until all is on disk.
+    Writing,
+    /// Neighbours of `runs` are merged into fewer, longer ones.
+    Pass {
+        done: VecDeque<Run>,
+        merge: Option<(Merge, NewRun)>,
+    },
+    Output(Merge),
+    /// A batch that had to be completed before the merge under it could be changed.
+    OutputAfter(RecordBatch, Merge),
+    End,
+}
+
+#[derive(Debug, Default)]
+struct NewRun {
+    frames: VecDeque<crate::spill::SpilledBatch>,
+    cost_bytes: usize,
+}
+
+impl ExternalSorter {
+    /// A sorter whose batches count in `account` and whose output has at most `batch_rows` rows a batch and
+    /// about `batch_bytes` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If a column is not there or has a type that cannot be compared.
+    pub fn new(
+        account: &Account,
+        space: &SpillSpace,
+        schema: SchemaRef,
+        columns: &[SortColumn],
+        batch_rows: usize,
+        batch_bytes: usize,
+    ) -> Result<Self> {
+        let fields = columns.iter().map(|by| {
+            let field = schema.fields().get(by.column);
+            let field = field.ok_or_else(|| OperatorError::new(format!("there is no column {}", by.column)))?;
+            Ok(SortField::new_with_options(field.data_type().clone(), by.options))
+        });
+        let converter = RowConverter::new(fields.collect::<Result<Vec<_>>>()?)?;
+        let budget = budget_bytes(account);
+        let frame_bytes = (budget / 32).clamp(2 << 10, 1 << 20);
+        let batch_rows = batch_rows.max(1);
+        Ok(Self {
+            account: account.clone(),
+            space: space.clone(),
+            schema,
+            keys: Keys { columns: columns.iter().map(|by| by.column).collect(), converter },
+            piece_bytes: (budget / 4).min(PIECE_BYTES),
+            frame: Bounds { rows: batch_rows, bytes: frame_bytes },
+            output: Bounds { rows: batch_rows, bytes: batch_bytes.clamp(1, (budget / 8).max(frame_bytes)) },
+            buffered: VecDeque::new(),
+            buffered_bytes: 0,
+            runs: VecDeque::new(),
+            file: None,
+            phase: Phase::Filling,
+            passes: 0,
+        })
+    }
+
+    /// Bytes that it takes to sort batches of `batch_bytes` with all else spilled: two frames of one such row
+    /// each and their keys, and the output.
+    pub fn min_memory(batch_bytes: usize) -> usize {
+        8 * batch_bytes + (128 << 10)
+    }
+
+    /// Adds `batch`. Its memory counts here from now on.
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    ///
+    /// # Panics
+    ///
+    /// After [`ExternalSorter::next`] has been called.
+    pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        assert!(matches!(self.phase, Phase::Filling), "rows cannot be added once the output has begun");
+        let piece_bytes = self.piece_bytes;
+        for_each_piece(batch, piece_bytes, &mut |piece| self.push_piece(piece))
+    }
+
+    fn push_piece(&mut self, batch: RecordBatch) -> Result<()> {
+        let keys = self.keys.rows(&batch)?;
+        let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
+        order.sort_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
+        let beside = keys.size() + size_of::<Sorted>() + order.capacity() * 4;
+        let needed = kept_bytes(&batch) + beside;
+        let granted = loop {
+            if let Some(estimate) = self.account.try_reserve(needed) {
+                drop(estimate);
+                break true;
+            }
+            // As much at once as may be, so that runs are long.
+            if self.write_oldest(needed.max(self.buffered_bytes / 2).min(PIECE_BYTES))? == 0 {
+                break false;
+            }
+        };
+        let mut held = self.account.reservation();
+        held.set(beside);
+        self.account.claim(&batch);
+        let sorted = Sorted { batch, keys, order, at: 0, held };
+        self.buffered_bytes += sorted.bytes();
+        self.buffered.push_back(sorted);
+        if !granted {
+            self.write_oldest(needed)?;
+        }
+        Ok(())
+    }
+
+    /// The next batch in order; the first call ends the input.
+    ///
+    /// # Errors
+    ///
+    /// What reading and writing say; [`OperatorError::RowTooLarge`] if two rows cannot be held side by side.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Next> {
+        loop {
+            match std::mem::replace(&mut self.phase, Phase::End) {
+                Phase::Filling if self.runs.is_empty() => {
+                    let sources = self.buffered.drain(..).map(Source::Memory).collect();
+                    self.buffered_bytes = 0;
+                    self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
+                }
+                Phase::Filling => self.phase = Phase::Writing,
+                Phase::Writing => {
+                    self.write_oldest(PIECE_BYTES)?;
+                    if self.buffered.is_empty() {
+                        self.file = None;
+                        self.phase = Phase::Pass { done: VecDeque::new(), merge: None };
+                    } else {
+                        self.phase = Phase::Writing;
+                    }
+                    return Ok(Next::Blocked(pause(&self.space)));
+                }
+                Phase::Pass { done, merge: Some((merge, run)) } => return self.go_on(done, merge, run),
+                Phase::Pass { done, merge: None } => self.next_group(done)?,
+                Phase::Output(mut merge) => {
+                    if !merge.reserve_heads() || self.account.room() < self.spare_bytes() {
+                        self.phase = Phase::Output(merge);
+                        if self.spill(self.piece_bytes)? > 0 {
+                            return Ok(Next::Blocked(pause(&self.space)));
+                        }
+                        let Phase::Output(same) = std::mem::replace(&mut self.phase, Phase::End) else { continue };
+                        merge = same;
+                    }
+                    let next = match merge.next(&self.keys, self.output)? {
+                        MergeStep::Batch(Merged { batch, .. }) => {
+                            self.account.claim(&batch);
+                            Next::Batch(batch)
+                        }
+                        MergeStep::Blocked(ticket) => Next::Blocked(ticket),
+                        MergeStep::End => return Ok(Next::End),
+                    };
+                    self.phase = Phase::Output(merge);
+                    return Ok(next);
+                }
+                Phase::OutputAfter(batch, merge) => {
+                    self.phase = Phase::Output(merge);
+                    return Ok(Next::Batch(batch));
+                }
+                Phase::End => return Ok(Next::End),
+            }
+        }
+    }
+
+    /// Room for the output: as it is made, and as it is held by who was given it.
+    fn spare_bytes(&self) -> usize {
+        2 * self.output.bytes
+    }
+
+    /// Number of times that all rows were merged before the output began.
+    pub fn passes(&self) -> usize {
+        self.passes
+    }
+
+    /// Writes up to `bytes` to disk, at most 4 MiB; returns the bytes that it freed.
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    pub fn spill(&mut self, bytes: usize) -> Result<usize> {
+        let bytes = bytes.min(PIECE_BYTES);
+        match std::mem::replace(&mut self.phase, Phase::End) {
+            Phase::Output(mut merge) => {
+                let held = self.account.held();
+                let picked = merge.take_picked()?;
+                if let Some((at, sources)) = merge.take_memory(bytes) {
+                    let run = self.write_run(sources)?;
+                    merge.put_run(at, run);
+                }
+                self.phase = match picked {
+                    Some(Merged { batch, .. }) => {
+                        self.account.claim(&batch);
+                        Phase::OutputAfter(batch, merge)
+                    }
+                    None => Phase::Output(merge),
+                };
+                Ok(held.saturating_sub(self.account.held()))
+            }
+            phase => {
+                self.phase = phase;
+                self.write_oldest(bytes)
+            }
+        }
+    }
+
+    /// Writes the oldest batches in memory, of up to `bytes`, as one run.
+    fn write_oldest(&mut self, bytes: usize) -> Result<usize> {
+        let held = self.account.held();
+        let (mut sources, mut taken) = (Vec::new(), 0);
+        while let Some(sorted) = self.buffered.pop_front_if(|sorted| taken == 0 || taken + sorted.bytes() <= bytes) {
+            taken += sorted.bytes();
+            sources.push(Source::Memory(sorted));
+        }
+        if sources.is_empty() {
+            return Ok(0);
+        }
+        self.buffered_bytes = self.buffered_bytes.saturating_sub(taken);
+        let run = self.write_run(sources)?;
+        self.runs.push_back(run);
+        Ok(held.saturating_sub(self.account.held()))
+    }
+
+    fn write_run(&mut self, sources: Vec<Source>) -> Result<Run> {
+        let mut merge = Merge::new(&self.account, sources, 0);
+        let mut run = NewRun::default();
+        // Sources in memory never block.
+        while let MergeStep::Batch(merged) = merge.next(&self.keys, self.frame)? {
+            self.append(&mut run, &merged)?;
+        }
+        Ok(self.finished(run))
+    }
+
+    fn file(&mut self) -> &RunFile {
+        let create = || Arc::new(Mutex::new(self.space.create("runs", SchemaRef::clone(&self.schema))));
+        self.file.get_or_insert_with(create)
+    }
+
+    fn append(&mut self, run: &mut NewRun, merged: &Merged) -> Result<()> {
+        let mut file = self.file().lock();
+        let frame = file.append(&merged.batch)?;
+        run.cost_bytes = run.cost_bytes.max(file.fetch_bytes(frame) + merged.key_bytes);
+        run.frames.push_back(frame);
+        Ok(())
+    }
+
+    fn finished(&mut self, run: NewRun) -> Run {
+        Run { file: Arc::clone(self.file()), frames: run.frames, cost_bytes: run.cost_bytes }
+    }
+
+    /// Merges a little of the group under way.
+    fn go_on(&mut self, mut done: VecDeque<Run>, mut merge: Merge, mut run: NewRun) -> Result<Next> {
+        let mut written = 0;
+        let ticket = loop {
+            match merge.next(&self.keys, self.frame)? {
+                MergeStep::Batch(merged) => {
+                    written += batch_bytes(&merged.batch);
+                    self.append(&mut run, &merged)?;
+                    if written >= PIECE_BYTES / 4 || self.space.backlog().is_some() {
+                        break pause(&self.space);
+                    }
+                }
+                MergeStep::Blocked(ticket) => break ticket,
+                MergeStep::End => {
+                    let run = self.finished(run);
+                    done.push_back(run);
+                    self.phase = Phase::Pass { done, merge: None };
+                    return Ok(Next::Blocked(pause(&self.space)));
+                }
+            }
+        };
+        self.phase = Phase::Pass { done, merge: Some((merge, run)) };
+        Ok(Next::Blocked(ticket))
+    }
+
+    /// Begins with the next neighbours; the output, if they are all there is.
+    fn next_group(&mut self, mut done: VecDeque<Run>) -> Result<()> {
+        if self.runs.is_empty() {
+            self.passes += 1;
+            self.file = None;
+            self.phase = Phase::Pass { done: VecDeque::new(), merge: None };
+            self.runs = done;
+            return Ok(());
+        }
+        let budget = self.account.floor().saturating_sub(self.account.held()).max(self.account.room());
+        let largest = self.runs.iter().map(|run| run.cost_bytes).max().unwrap_or(0);
+        // Frames read to their end, and the output twice: as it is made, and as it is held by who was given it.
+        let beside =
+            (MAX_RETIRED + 1) * largest / 2 + 2 * if done.is_empty() { self.output.bytes } else { self.frame.bytes };
+        let (mut fits, mut needed) = (0, beside);
+        for run in &self.runs {
+            needed += run.cost_bytes;
+            if needed > budget {
+                break;
+            }
+            fits += 1;
+        }
+        let all = fits >= self.runs.len() || self.runs.len() <= 2;
+        let group = if all { self.runs.len() } else { fits.max(2) };
+        if group == 1 && !done.is_empty() {
+            done.extend(self.runs.drain(..));
+            self.phase = Phase::Pass { done, merge: None };
+            return Ok(());
+        }
+        let account = &self.account;
+        let sources = self.runs.drain(..group).map(|run| {
+            let held = super::reserve_needed(account, run.cost_bytes)?;
+            Ok(disk_source(run, held))
+        });
+        let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?, beside);
+        self.phase = if all && done.is_empty() {
+            Phase::Output(merge)
+        } else {
+            Phase::Pass { done, merge: Some((merge, NewRun::default())) }
+        };
+        Ok(())
+    }
+}

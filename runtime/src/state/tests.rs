@@ -1,0 +1,541 @@
+//! Each container at exactly its floor, at 16 MB and with plenty, against arrow's kernels and std's `HashMap`.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::compute::{
+    SortColumn as ArrowSortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch,
+};
+use arrow::datatypes::{DataType, Field, Int64Type};
+use arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::batch::copied;
+use crate::io::Io;
+use crate::memory::MemoryPool;
+use crate::spill::SpillDir;
+
+const BATCH_BYTES: usize = 16 << 10;
+
+/// An account with a floor, in a pool of a given size; what waits to be written counts elsewhere.
+struct Setup {
+    pool: MemoryPool,
+    account: Account,
+    space: SpillSpace,
+    _parent: tempfile::TempDir,
+}
+
+fn setup(limit_bytes: usize, floor_bytes: usize) -> Setup {
+    let parent = tempfile::tempdir().expect("a folder");
+    let pool = MemoryPool::new(limit_bytes);
+    let account = pool.admit(floor_bytes).expect("the floor fits").account("state", floor_bytes);
+    let dir = SpillDir::create(Some(parent.path()), None, false).expect("a folder");
+    let (io, _) = Io::start("test", 2).expect("threads");
+    let workspace = MemoryPool::new(1 << 30).admit(1 << 20).expect("fits").account("workspace", 1 << 20);
+    Setup { pool, account, space: dir.space(io, workspace), _parent: parent }
+}
+
+impl Setup {
+    /// What a task does after a step.
+    fn after_step(&self) {
+        self.space.check().expect("written");
+        if let Some(backlog) = self.space.backlog() {
+            backlog.wait();
+        }
+    }
+
+    /// Nothing is held, no file is left, and the limit was kept.
+    fn ends_clean(self) {
+        self.space.flush_blocking();
+        assert_eq!(self.account.held(), 0);
+        assert_eq!(self.pool.overruns(), 0, "peak {} of {}", self.pool.peak(), self.pool.limit());
+        assert_eq!(files_under(self.space.dir().path()), 0);
+        assert_eq!(self.space.live_bytes(), 0);
+        drop(self.account);
+        assert_eq!(self.pool.charged(), 0);
+    }
+}
+
+fn files_under(path: &Path) -> usize {
+    let files = std::fs::read_dir(path).expect("there").flatten();
+    files.filter(|file| file.file_name() != "lock").count()
+}
+
+/// Numbers that look random and are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// Batches of a number, two kinds of text and the row's place in the input, of `total_bytes` together.
+fn input(total_bytes: usize, rows: u64, longest: u64, hot: bool) -> Vec<RecordBatch> {
+    let mut random = Random(7);
+    let (mut batches, mut bytes, mut at) = (Vec::new(), 0, 0_i64);
+    while bytes < total_bytes {
+        let count = match batches.len() % 9 {
+            3 => 0,
+            4 => 1,
+            _ => rows,
+        };
+        let (mut number, mut utf8, mut view) = (Int64Builder::new(), StringBuilder::new(), StringViewBuilder::new());
+        let seq = Int64Array::from_iter_values(at..at + count as i64);
+        at += count as i64;
+        for _ in 0..count {
+            if hot && random.below(10) > 0 {
+                number.append_value(42);
+                utf8.append_value("hot");
+                view.append_value("the hot one of all keys");
+                continue;
+            }
+            number.append_option((random.below(11) > 0).then(|| random.below(5000) as i64));
+            let text = format!("{:x}", random.below(1 << 40)).repeat(1 + random.below(longest) as usize);
+            utf8.append_option((random.below(13) > 0).then_some(&text));
+            view.append_option((random.below(17) > 0).then_some(&text[text.len() / 2..]));
+        }
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("number", Arc::new(number.finish()) as ArrayRef, true),
+            ("utf8", Arc::new(utf8.finish()), true),
+            ("view", Arc::new(view.finish()), true),
+            ("seq", Arc::new(seq), true),
+        ])
+        .expect("equal lengths");
+        bytes += batch_bytes(&batch);
+        batches.push(batch);
+    }
+    batches
+}
+
+/// Inputs that are small, wide, skewed, empty, and one row.
+fn inputs(total_bytes: usize) -> Vec<(&'static str, Vec<RecordBatch>)> {
+    let plain = input(total_bytes, 100, 4, false);
+    vec![
+        ("wide rows", input(total_bytes, 3, 200, false)),
+        ("a hot key", input(total_bytes / 2, 100, 4, true)),
+        ("one row", vec![plain[4].clone()]),
+        ("empty batches", vec![plain[3].clone(), plain[3].clone()]),
+        ("nothing", vec![]),
+        ("plain", plain),
+    ]
+}
+
+fn read(setup: &Setup, mut next: impl FnMut() -> Result<Next>) -> Vec<RecordBatch> {
+    let mut batches = Vec::new();
+    loop {
+        match next().expect("readable") {
+            Next::Batch(batch) => batches.push(copied(&batch)),
+            Next::Blocked(ticket) => ticket.wait(),
+            Next::End => return batches,
+        }
+        setup.after_step();
+    }
+}
+
+fn assert_same(name: &str, output: &[RecordBatch], expected: &RecordBatch) {
+    let output = concat_batches(&expected.schema(), output).expect("one schema");
+    assert_eq!(output.num_rows(), expected.num_rows(), "{name}");
+    assert!(output == *expected, "{name}: other rows");
+}
+
+/// Pools: exactly the floor, 16 MB, and plenty.
+fn pools(floor_bytes: usize) -> [usize; 3] {
+    [floor_bytes, 16 << 20, 4 << 30]
+}
+
+#[test]
+fn a_vector_gives_back_what_was_pushed_in_order_and_again() {
+    let floor = SpillingVec::min_memory(BATCH_BYTES);
+    for (name, input) in inputs(50 * floor) {
+        let Some(schema) = input.first().map(RecordBatch::schema) else { continue };
+        let expected = concat_batches(&schema, &input).expect("one schema");
+        for limit in pools(floor) {
+            let setup = setup(limit, floor);
+            let mut vec = SpillingVec::new(&setup.account, &setup.space, Arc::clone(&schema));
+            for (at, batch) in input.iter().enumerate() {
+                vec.push(copied(batch)).expect("pushed");
+                if at % 50 == 49 && limit < 1 << 30 {
+                    vec.spill(10_000).expect("spilled");
+                }
+                setup.after_step();
+            }
+            assert_eq!(vec.rows(), expected.num_rows());
+            let mut reader = vec.into_reader();
+            for _ in 0..2 {
+                let output = read(&setup, || reader.next());
+                assert_same(name, &output, &expected);
+                reader.rewind();
+            }
+            assert_eq!(setup.space.spilled_bytes() == 0, limit > 1 << 30 || expected.num_rows() < 50, "{name} {limit}");
+            drop(reader);
+            setup.ends_clean();
+        }
+    }
+}
+
+#[test]
+fn a_drained_vector_lets_go_as_it_is_read_and_spills_between_reads() {
+    let setup = setup(1 << 20, 256 << 10);
+    let input = input(4 << 20, 100, 4, false);
+    let schema = input[0].schema();
+    let mut vec = SpillingVec::new(&setup.account, &setup.space, Arc::clone(&schema));
+    input.iter().for_each(|batch| vec.push(copied(batch)).expect("pushed"));
+    let mut reader = vec.drain();
+    let mut reads = 0;
+    let output = read(&setup, || {
+        reads += 1;
+        if reads % 7 == 3 {
+            reader.spill(50_000)?;
+        }
+        reader.next()
+    });
+    assert_same("drained", &output, &concat_batches(&schema, &input).expect("one schema"));
+    drop((reader, output));
+    setup.ends_clean();
+}
+
+fn sort_columns() -> Vec<SortColumn> {
+    let by = |column, descending, nulls_first| SortColumn { column, options: SortOptions { descending, nulls_first } };
+    vec![by(0, true, false), by(2, false, true), by(1, true, true)]
+}
+
+/// What arrow makes of it: the place in the input as the last key makes the order stable.
+fn sorted_by_arrow(input: &RecordBatch, columns: &[SortColumn]) -> RecordBatch {
+    let mut by: Vec<ArrowSortColumn> = columns
+        .iter()
+        .map(|c| ArrowSortColumn { values: Arc::clone(input.column(c.column)), options: Some(c.options) })
+        .collect();
+    by.push(ArrowSortColumn { values: Arc::clone(input.column(3)), options: None });
+    let order = lexsort_to_indices(&by, None).expect("sortable");
+    take_record_batch(input, &order).expect("in range")
+}
+
+#[test]
+fn a_sorter_sorts_as_arrow_does_and_keeps_equal_rows_in_order() {
+    let floor = ExternalSorter::min_memory(BATCH_BYTES);
+    for (name, input) in inputs(50 * floor) {
+        let Some(schema) = input.first().map(RecordBatch::schema) else { continue };
+        let whole = concat_batches(&schema, &input).expect("one schema");
+        for columns in [sort_columns(), sort_columns()[..1].to_vec()] {
+            let expected = sorted_by_arrow(&whole, &columns);
+            for limit in pools(floor) {
+                let setup = setup(limit, floor);
+                let mut sorter =
+                    ExternalSorter::new(&setup.account, &setup.space, Arc::clone(&schema), &columns, 1000, BATCH_BYTES)
+                        .expect("sortable");
+                for batch in &input {
+                    sorter.push(copied(batch)).expect("pushed");
+                    setup.after_step();
+                }
+                let output = read(&setup, || sorter.next());
+                assert_same(name, &output, &expected);
+                assert!(output.iter().all(|b| b.num_rows() <= 1000 && batch_bytes(b) <= 4 * BATCH_BYTES));
+                let spilled = setup.space.spilled_bytes() > 0;
+                if limit != 16 << 20 {
+                    assert_eq!(spilled, limit == floor && expected.num_rows() > 50, "{name} {limit}");
+                }
+                if limit == floor && spilled && columns.len() == 3 {
+                    assert!(sorter.passes() > 0, "{name}");
+                }
+                drop((sorter, output));
+                setup.ends_clean();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sorter_whose_memory_is_asked_for_in_the_middle_of_its_output_goes_on_from_disk() {
+    let input = input(2 << 20, 100, 4, false);
+    let schema = input[0].schema();
+    let whole = concat_batches(&schema, &input).expect("one schema");
+    let columns = sort_columns();
+    let expected = sorted_by_arrow(&whole, &columns);
+    let setup = setup(64 << 20, 1 << 20);
+    let mut sorter =
+        ExternalSorter::new(&setup.account, &setup.space, schema, &columns, 1000, BATCH_BYTES).expect("sortable");
+    input.iter().for_each(|batch| sorter.push(copied(batch)).expect("pushed"));
+    let mut reads = 0;
+    let mut freed = 0;
+    let output = read(&setup, || {
+        reads += 1;
+        if reads % 5 == 3 {
+            freed += sorter.spill(300_000)?;
+        }
+        sorter.next()
+    });
+    assert!(freed > 500_000, "{freed}");
+    assert_same("asked", &output, &expected);
+    drop((sorter, output));
+    setup.ends_clean();
+}
+
+/// All places of a key in the input, in order.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Places {
+    count: u64,
+    sum: i64,
+    first: i64,
+    last: i64,
+    ordered: bool,
+    text: String,
+}
+
+impl Places {
+    fn add(&mut self, at: i64) {
+        self.merge(Places {
+            count: 1,
+            sum: at,
+            first: at,
+            last: at,
+            ordered: true,
+            text: if at % 100 == 0 { "x".repeat(at as usize % 90) } else { String::new() },
+        });
+    }
+}
+
+impl StateValue for Places {
+    fn memory_bytes(&self) -> usize {
+        self.text.capacity()
+    }
+
+    fn merge(&mut self, later: Self) {
+        if self.count == 0 {
+            *self = later;
+        } else if later.count > 0 {
+            self.ordered &= later.ordered && self.last < later.first;
+            self.count += later.count;
+            self.sum += later.sum;
+            self.last = later.last;
+            if later.text.len() > self.text.len() {
+                self.text = later.text;
+            }
+        }
+    }
+}
+
+type KeyOf = (Option<i64>, Option<String>);
+
+fn read_map(setup: &Setup, mut next: impl FnMut() -> Result<NextChunk<Places>>) -> HashMap<KeyOf, Places> {
+    let mut found = HashMap::new();
+    loop {
+        match next().expect("readable") {
+            NextChunk::Chunk(chunk) => {
+                let (numbers, views) = (chunk.keys[0].as_primitive::<Int64Type>(), chunk.keys[1].as_string_view());
+                assert!(chunk.values.len() <= 1000 && numbers.len() == chunk.values.len());
+                for (row, value) in chunk.values.into_iter().enumerate() {
+                    let key = (
+                        numbers.is_valid(row).then(|| numbers.value(row)),
+                        views.is_valid(row).then(|| views.value(row).to_owned()),
+                    );
+                    assert!(found.insert(key, value).is_none(), "a key came twice");
+                }
+            }
+            NextChunk::Blocked(ticket) => ticket.wait(),
+            NextChunk::End => return found,
+        }
+        setup.after_step();
+    }
+}
+
+fn key_fields() -> [FieldRef; 2] {
+    [Arc::new(Field::new("number", DataType::Int64, true)), Arc::new(Field::new("view", DataType::Utf8View, true))]
+}
+
+#[test]
+fn a_map_holds_what_a_plain_hash_map_holds() {
+    let floor = SpillingMap::<Places>::min_memory(BATCH_BYTES);
+    for (name, input) in inputs(50 * floor) {
+        let mut expected: HashMap<KeyOf, Places> = HashMap::new();
+        let mut each_row = |batch: &RecordBatch| {
+            let (numbers, views) = (batch.column(0).as_primitive::<Int64Type>(), batch.column(2).as_string_view());
+            let places = batch.column(3).as_primitive::<Int64Type>();
+            for row in 0..batch.num_rows() {
+                let key = (
+                    numbers.is_valid(row).then(|| numbers.value(row)),
+                    views.is_valid(row).then(|| views.value(row).to_owned()),
+                );
+                expected.entry(key).or_default().add(places.value(row));
+            }
+        };
+        input.iter().for_each(&mut each_row);
+        for limit in pools(floor) {
+            let setup = setup(limit, floor);
+            let mut map = SpillingMap::new(&setup.account, &setup.space, &key_fields(), 1000).expect("hashable");
+            for batch in &input {
+                let places = batch.column(3).as_primitive::<Int64Type>();
+                let keys = [Arc::clone(batch.column(0)), Arc::clone(batch.column(2))];
+                map.update_batch(&keys, |row, value: &mut Places| value.add(places.value(row))).expect("updated");
+                setup.after_step();
+            }
+            let mut reader = map.drain();
+            let found = read_map(&setup, || reader.next());
+            assert_eq!(found.len(), expected.len(), "{name} {limit}");
+            assert!(found.values().all(|value| value.ordered), "{name}: merged out of order");
+            assert!(found == expected, "{name} {limit}");
+            if limit > 1 << 30 || expected.len() < 50 {
+                assert_eq!(setup.space.spilled_bytes(), 0, "{name} {limit}");
+            } else if limit == floor {
+                assert!(setup.space.spilled_bytes() > 0, "{name} {limit}");
+            }
+            drop(reader);
+            setup.ends_clean();
+        }
+    }
+}
+
+#[test]
+fn a_map_that_is_asked_for_memory_while_it_is_filled_and_read_loses_nothing() {
+    let setup = setup(64 << 20, 1 << 20);
+    let input = input(3 << 20, 100, 4, false);
+    let mut map = SpillingMap::new(&setup.account, &setup.space, &key_fields(), 500).expect("hashable");
+    let mut rows = 0;
+    for (at, batch) in input.iter().enumerate() {
+        let places = batch.column(3).as_primitive::<Int64Type>();
+        let keys = [Arc::clone(batch.column(0)), Arc::clone(batch.column(2))];
+        map.update_batch(&keys, |row, value: &mut Places| value.add(places.value(row))).expect("updated");
+        rows += batch.num_rows() as u64;
+        if at % 20 == 19 {
+            let held = setup.account.held();
+            let freed = map.spill(200_000).expect("spilled");
+            assert!(freed > 0 && setup.account.held() == held - freed);
+        }
+    }
+    let mut reader = map.drain();
+    let mut reads = 0;
+    let found = read_map(&setup, || {
+        reads += 1;
+        if reads % 9 == 4 {
+            reader.spill(100_000)?;
+        }
+        reader.next()
+    });
+    assert_eq!(found.values().map(|value| value.count).sum::<u64>(), rows);
+    assert!(found.values().all(|value| value.ordered));
+    drop(reader);
+    setup.ends_clean();
+}
+
+#[test]
+fn containers_dropped_in_the_middle_leave_nothing() {
+    let floor = ExternalSorter::min_memory(BATCH_BYTES);
+    let input = input(10 * floor, 100, 4, false);
+    let schema = input[0].schema();
+    for reads in [0, 1, 5, 20] {
+        let setup = setup(floor, floor);
+        {
+            let mut sorter = ExternalSorter::new(
+                &setup.account,
+                &setup.space,
+                Arc::clone(&schema),
+                &sort_columns(),
+                1000,
+                BATCH_BYTES,
+            )
+            .expect("sortable");
+            input.iter().for_each(|batch| sorter.push(copied(batch)).expect("pushed"));
+            for _ in 0..reads {
+                if let Next::Blocked(ticket) = sorter.next().expect("readable") {
+                    ticket.wait();
+                }
+            }
+        }
+        {
+            let mut map = SpillingMap::new(&setup.account, &setup.space, &key_fields(), 500).expect("hashable");
+            for batch in &input {
+                let keys = [Arc::clone(batch.column(0)), Arc::clone(batch.column(2))];
+                map.update_batch(&keys, |row, value: &mut Places| value.add(row as i64)).expect("updated");
+            }
+            let mut reader = map.drain();
+            for _ in 0..reads {
+                if let NextChunk::Blocked(ticket) = reader.next().expect("readable") {
+                    ticket.wait();
+                }
+            }
+        }
+        {
+            let mut vec = SpillingVec::new(&setup.account, &setup.space, Arc::clone(&schema));
+            input.iter().for_each(|batch| vec.push(copied(batch)).expect("pushed"));
+            let mut reader = vec.drain();
+            for _ in 0..reads {
+                reader.next().expect("readable");
+            }
+        }
+        setup.ends_clean();
+    }
+}
+
+#[test]
+fn a_spill_limit_that_is_reached_is_a_typed_error_and_leaves_nothing() {
+    let floor = ExternalSorter::min_memory(BATCH_BYTES);
+    let input = input(10 * floor, 100, 4, false);
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = SpillDir::create(Some(parent.path()), Some(200_000), false).expect("a folder");
+    let (io, _) = Io::start("test", 2).expect("threads");
+    let pool = MemoryPool::new(floor);
+    let account = pool.admit(floor).expect("fits").account("state", floor);
+    let space = dir.space(io, MemoryPool::new(1 << 30).account("workspace"));
+    let schema = input[0].schema();
+    let limited = |error: OperatorError| assert!(matches!(error, OperatorError::SpillLimit { .. }), "{error}");
+    {
+        let mut vec = SpillingVec::new(&account, &space, Arc::clone(&schema));
+        limited(input.iter().try_for_each(|batch| vec.push(copied(batch))).expect_err("full"));
+    }
+    {
+        let columns = sort_columns();
+        let sorter = ExternalSorter::new(&account, &space, schema, &columns, 1000, BATCH_BYTES);
+        let mut sorter = sorter.expect("sortable");
+        limited(input.iter().try_for_each(|batch| sorter.push(copied(batch))).expect_err("full"));
+    }
+    {
+        let mut map = SpillingMap::new(&account, &space, &key_fields(), 500).expect("hashable");
+        let filled = input.iter().try_for_each(|batch| {
+            let keys = [Arc::clone(batch.column(0)), Arc::clone(batch.column(2))];
+            map.update_batch(&keys, |row, value: &mut Places| value.add(row as i64))
+        });
+        limited(filled.expect_err("full"));
+    }
+    space.flush_blocking();
+    assert_eq!((account.held(), space.live_bytes(), files_under(space.dir().path())), (0, 0, 0));
+    drop(account);
+    assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn a_sorter_of_forty_megabytes_works_in_sixteen() {
+    let floor = ExternalSorter::min_memory(64 << 10);
+    let setup = setup(16 << 20, floor);
+    let input = input(40 << 20, 4000, 4, false);
+    let columns = &sort_columns()[..1];
+    let schema = input[0].schema();
+    let mut sorter = ExternalSorter::new(&setup.account, &setup.space, Arc::clone(&schema), columns, 8192, 64 << 10)
+        .expect("sortable");
+    for batch in &input {
+        sorter.push(copied(batch)).expect("pushed");
+        setup.after_step();
+    }
+    assert!(setup.space.spilled_bytes() > 0);
+    let output = read(&setup, || sorter.next());
+    let whole = concat_batches(&schema, &input).expect("one schema");
+    assert_same("forty", &output, &sorted_by_arrow(&whole, columns));
+    drop((sorter, output));
+    setup.ends_clean();
+}
+
+#[test]
+fn containers_can_be_sent_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<SpillingVec>();
+    is_send::<SpillingVecReader>();
+    is_send::<SpillingMap<Places>>();
+    is_send::<MapReader<Places>>();
+    is_send::<ExternalSorter>();
+}

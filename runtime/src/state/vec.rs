@@ -1,0 +1,307 @@
+//! A sequence of batches that keeps its order across memory and disk.
+//!
+//! What comes while memory is short goes to disk at once; what is in memory already stays there until another
+//! task needs the room. So the oldest batches are read from memory, while the first ones on disk are fetched.
+
+use std::collections::VecDeque;
+
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+
+use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, reserve_needed};
+use crate::batch::batch_bytes;
+use crate::error::Result;
+use crate::memory::{Account, Reservation};
+use crate::spill::{Fetch, Fetched, SpillFile, SpillSpace, SpilledBatch};
+
+/// Small batches are written together, so that what is remembered of each does not add up.
+const COALESCED_BYTES: usize = 256 << 10;
+/// Batches that are read before they are asked for, if there is room for them.
+const READ_AHEAD: usize = 2;
+
+/// A vector of batches that spills.
+#[derive(Debug)]
+pub struct SpillingVec {
+    account: Account,
+    space: SpillSpace,
+    schema: SchemaRef,
+    piece_bytes: usize,
+    places: Vec<Place>,
+    /// No place from here on is in memory.
+    memory_end: usize,
+    file: Option<SpillFile>,
+    rows: usize,
+    /// Arrays' own structures, and the places.
+    overhead: Reservation,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory { batch: RecordBatch, overhead_bytes: usize },
+    Disk(SpilledBatch),
+    Taken,
+}
+
+impl SpillingVec {
+    /// An empty vector whose batches count in `account`.
+    pub fn new(account: &Account, space: &SpillSpace, schema: SchemaRef) -> Self {
+        Self {
+            account: account.clone(),
+            space: space.clone(),
+            schema,
+            piece_bytes: (budget_bytes(account) / 4).min(PIECE_BYTES),
+            places: Vec::new(),
+            memory_end: 0,
+            file: None,
+            rows: 0,
+            overhead: account.reservation(),
+        }
+    }
+
+    /// Bytes that it takes to work with all batches spilled: one that is read and one that was given out.
+    pub fn min_memory(batch_bytes: usize) -> usize {
+        4 * batch_bytes + (64 << 10)
+    }
+
+    /// Adds `batch` at the end. Its memory counts here from now on.
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        for_each_piece(batch, self.piece_bytes, &mut |piece| {
+            self.rows += piece.num_rows();
+            let place_bytes = size_of::<Place>();
+            loop {
+                if let Some(estimate) = self.account.try_reserve(kept_bytes(&piece) + place_bytes) {
+                    drop(estimate);
+                    self.keep(piece);
+                    return Ok(());
+                }
+                if self.write_newest(0, COALESCED_BYTES)? == 0 {
+                    break;
+                }
+            }
+            let place = self.write(&piece)?;
+            self.overhead.set(self.overhead.bytes() + place_bytes);
+            self.places.push(Place::Disk(place));
+            Ok(())
+        })
+    }
+
+    fn keep(&mut self, batch: RecordBatch) {
+        let held = self.account.held();
+        self.account.claim(&batch);
+        let buffers = self.account.held().saturating_sub(held);
+        let overhead_bytes = kept_bytes(&batch).saturating_sub(buffers);
+        self.overhead.set(self.overhead.bytes() + overhead_bytes + size_of::<Place>());
+        self.places.push(Place::Memory { batch, overhead_bytes });
+        self.memory_end = self.places.len();
+    }
+
+    /// Rows pushed so far.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Schema of the batches.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// A reader that can be rewound, and keeps everything until it is dropped.
+    pub fn into_reader(self) -> SpillingVecReader {
+        SpillingVecReader { vec: self, at: 0, keeps: true, reading: VecDeque::new(), next_read: 0 }
+    }
+
+    /// A reader that lets go of each batch as it gives it out.
+    pub fn drain(self) -> SpillingVecReader {
+        SpillingVecReader { keeps: false, ..self.into_reader() }
+    }
+
+    /// Writes up to `bytes` to disk, at most 4 MiB, the newest batches first; returns the bytes that it freed.
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    pub fn spill(&mut self, bytes: usize) -> Result<usize> {
+        self.spill_around(0, bytes)
+    }
+
+    /// Spills; places before and after `barrier` do not become one.
+    fn spill_around(&mut self, barrier: usize, bytes: usize) -> Result<usize> {
+        let held = self.account.held();
+        let mut written = 0;
+        while held.saturating_sub(self.account.held()) < bytes && written < PIECE_BYTES {
+            match self.write_newest(barrier, COALESCED_BYTES)? {
+                0 => break,
+                bytes => written += bytes,
+            }
+        }
+        Ok(held.saturating_sub(self.account.held()))
+    }
+
+    /// Writes the newest neighbours in memory as one frame, of up to `bytes` if they are several.
+    fn write_newest(&mut self, barrier: usize, bytes: usize) -> Result<usize> {
+        let memory = |place: &Place| matches!(place, Place::Memory { .. });
+        let Some(last) = self.places[..self.memory_end].iter().rposition(memory) else {
+            self.memory_end = 0;
+            return Ok(0);
+        };
+        let bytes = bytes.min(self.piece_bytes);
+        let (mut first, mut taken) = (last + 1, 0);
+        while let Some(at) = first.checked_sub(1)
+            && let Place::Memory { batch, .. } = &self.places[at]
+            && (taken == 0 || (taken + batch_bytes(batch) <= bytes && first != barrier))
+        {
+            taken += batch_bytes(batch);
+            first = at;
+        }
+        self.memory_end = first;
+        let mut batches = Vec::new();
+        for place in &mut self.places[first..=last] {
+            if let Place::Memory { batch, overhead_bytes } = std::mem::replace(place, Place::Taken) {
+                self.overhead.shrink(overhead_bytes);
+                batches.push(batch);
+            }
+        }
+        let whole = match batches.as_slice() {
+            [one] => one.clone(),
+            several => concat_batches(&self.schema, several)?,
+        };
+        drop(batches);
+        let written = self.write(&whole)?;
+        self.places[first] = Place::Disk(written);
+        if last + 1 == self.places.len() {
+            self.places.truncate(first + 1);
+            self.overhead.shrink((last - first) * size_of::<Place>());
+        }
+        Ok(written.memory_bytes.max(1))
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<SpilledBatch> {
+        let create = || self.space.create("vec", SchemaRef::clone(&self.schema));
+        self.file.get_or_insert_with(create).append(batch)
+    }
+}
+
+/// Reads a [`SpillingVec`] from its first batch to its last.
+#[derive(Debug)]
+pub struct SpillingVecReader {
+    vec: SpillingVec,
+    at: usize,
+    keeps: bool,
+    /// Reads under way, in order.
+    reading: VecDeque<(Fetch, Reservation)>,
+    /// The place after the last one that was read or is being read.
+    next_read: usize,
+}
+
+impl SpillingVecReader {
+    /// The next batch in the order they were pushed.
+    ///
+    /// # Errors
+    ///
+    /// What reading from disk says.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Result<Next> {
+        while let Some(Place::Taken) = self.vec.places.get(self.at) {
+            self.at += 1;
+        }
+        let Some(place) = self.vec.places.get_mut(self.at) else { return Ok(Next::End) };
+        match place {
+            Place::Memory { batch, .. } if self.keeps => {
+                let batch = batch.clone();
+                self.at += 1;
+                self.read_ahead()?;
+                Ok(Next::Batch(batch))
+            }
+            Place::Memory { .. } => {
+                let Place::Memory { batch, overhead_bytes } = std::mem::replace(place, Place::Taken) else {
+                    return Ok(Next::End);
+                };
+                self.vec.overhead.shrink(overhead_bytes);
+                self.at += 1;
+                self.read_ahead()?;
+                Ok(Next::Batch(batch))
+            }
+            Place::Disk(_) => {
+                self.read_ahead()?;
+                // `read_ahead` starts with the place at hand, whatever it takes.
+                let Some((fetch, _)) = self.reading.front_mut() else { return Ok(Next::End) };
+                match fetch.poll()? {
+                    Fetched::Blocked(ticket) => Ok(Next::Blocked(ticket)),
+                    Fetched::Ready(batch) => {
+                        self.reading.pop_front();
+                        self.vec.account.claim(&batch);
+                        self.at += 1;
+                        Ok(Next::Batch(batch))
+                    }
+                }
+            }
+            Place::Taken => Ok(Next::End),
+        }
+    }
+
+    /// Starts again from the first batch.
+    ///
+    /// # Panics
+    ///
+    /// If the reader is one that lets go of what it has given out.
+    pub fn rewind(&mut self) {
+        assert!(self.keeps, "a drained vector cannot be read again");
+        self.reading.clear();
+        (self.at, self.next_read) = (0, 0);
+    }
+
+    /// Rows of the vector.
+    pub fn rows(&self) -> usize {
+        self.vec.rows
+    }
+
+    /// As [`SpillingVec::spill`].
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    pub fn spill(&mut self, bytes: usize) -> Result<usize> {
+        let freed = self.vec.spill_around(self.at, bytes)?;
+        // Places before the next read may be on disk now; those at hand are read when they are reached.
+        if self.reading.is_empty() {
+            self.next_read = self.at;
+        } else if freed > 0 {
+            self.reading.clear();
+            self.next_read = self.at;
+        }
+        Ok(freed)
+    }
+
+    fn read_ahead(&mut self) -> Result<()> {
+        self.next_read = self.next_read.max(self.at);
+        while self.reading.len() <= READ_AHEAD
+            && let Some(place) = self.vec.places.get(self.next_read)
+        {
+            if let (Place::Disk(place), Some(file)) = (place, &self.vec.file) {
+                let (place, bytes) = (*place, file.fetch_bytes(*place));
+                let reservation = match self.vec.account.try_reserve(bytes) {
+                    Some(reservation) => reservation,
+                    None if self.next_read > self.at => break,
+                    // The batch at hand is needed now: what comes later makes room for it.
+                    None if self.vec.spill_around(self.at, bytes)? > 0 => continue,
+                    None => reserve_needed(&self.vec.account, bytes)?,
+                };
+                if let Some(file) = &self.vec.file {
+                    self.reading.push_back((file.fetch(place), reservation));
+                }
+            }
+            self.next_read += 1;
+        }
+        Ok(())
+    }
+}
