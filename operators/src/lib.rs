@@ -1,1 +1,3 @@
-//! placeholder
+//! Sources, transforms and sinks for aqueduct-runtime.
+
+pub mod csv;

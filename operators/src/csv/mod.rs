@@ -1,0 +1,34 @@
+//! CSV files: a source that reads them on all cores, and a sink that writes one.
+//!
+//! ```text
+//! CsvSource ── scan ──> splits: byte ranges of files, in order
+//!    │                     │
+//!  options, infer          ├─ plain: read a range, agree on where its records begin (confirm, records)
+//!  files                   ├─ stream: decode a .gz or .zst piece by piece
+//!                          └─> index ─> column, number, text ─> batch
+//! ```
+
+mod batch;
+mod column;
+mod confirm;
+mod error;
+mod files;
+mod index;
+mod infer;
+mod number;
+mod options;
+mod plain;
+mod records;
+mod scan;
+mod sink;
+mod source;
+mod stream;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::CsvError;
+pub use options::CsvOptions;
+pub use sink::CsvSink;
+pub use source::CsvSource;

@@ -1,0 +1,438 @@
+//! Writes one CSV file: a temporary one beside the target, which takes its name at commit.
+//!
+//! Until the commit the target is as it was; after an abort nothing is left. Rows are encoded in the step,
+//! one buffer at a time, while an I/O thread writes the buffer before it.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aqueduct_runtime::batch::batch_bytes;
+use aqueduct_runtime::io::Pending;
+use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::sink::{CloseStep, Receipt, SinkContext, SinkStep};
+use aqueduct_runtime::{OperatorError, Result, Sink, SinkSpec};
+use arrow::record_batch::RecordBatch;
+use arrow_csv::WriterBuilder;
+use parking_lot::Mutex;
+use tempfile::NamedTempFile;
+
+use super::plain::poll;
+use super::scan::too_large;
+
+/// Bytes of text that are written at once, about.
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// Bytes that a value beside its text may take in CSV: the longest numbers, times and quotes.
+const VALUE_BYTES: usize = 40;
+
+/// One CSV file with a header, written in the order in which batches arrive.
+///
+/// An existing file is replaced at commit, by a rename, and until then it is as it was.
+#[derive(Debug)]
+pub struct CsvSink {
+    path: PathBuf,
+    header: bool,
+    delimiter: u8,
+    /// Files that were begun and neither committed nor removed.
+    begun: Mutex<Vec<PathBuf>>,
+}
+
+impl CsvSink {
+    /// A sink that writes to `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), header: true, delimiter: b',', begun: Mutex::default() }
+    }
+
+    /// Whether the first line names the columns; it does unless this says otherwise.
+    #[must_use]
+    pub fn with_header(self, header: bool) -> Self {
+        Self { header, ..self }
+    }
+
+    /// The byte between two fields, `,` unless this says otherwise.
+    #[must_use]
+    pub fn with_delimiter(self, delimiter: u8) -> Self {
+        Self { delimiter, ..self }
+    }
+
+    /// The file that will be there.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn failed(&self, error: std::io::Error) -> OperatorError {
+        OperatorError::io("writing", &self.path, error)
+    }
+
+    /// Begins the temporary file.
+    fn create(&self, context: SinkContext) -> Result<CsvFile> {
+        if context.partitions > 1 {
+            return Err(OperatorError::new(format!(
+                "{} is one file and cannot be written by {} partitions: gather them before the sink",
+                self.path.display(),
+                context.partitions
+            )));
+        }
+        let name = self.path.file_name().filter(|_| !self.path.is_dir());
+        let Some(name) = name else {
+            return Err(OperatorError::new(format!("{} does not name a file", self.path.display())));
+        };
+        let prefix = format!(".{}.tmp-", name.to_string_lossy());
+        // As permissive as a file that is simply created: the process's mask takes away from it.
+        let permissions = Permissions::from_mode(0o666);
+        let mut builder = tempfile::Builder::new();
+        let file = builder.prefix(&prefix).permissions(permissions).tempfile_in(self.folder());
+        let file = file.map_err(|error| self.failed(error))?;
+        self.begun.lock().push(file.path().to_path_buf());
+        let handle = Arc::new(file.as_file().try_clone().map_err(|error| self.failed(error))?);
+        let mut reservation = context.memory.reservation();
+        if !reservation.try_grow(2 * BUFFER_BYTES) {
+            return Err(too_large(&context.memory, 2 * BUFFER_BYTES));
+        }
+        Ok(CsvFile {
+            path: self.path.clone(),
+            header: self.header,
+            delimiter: self.delimiter,
+            context,
+            file: Some(file),
+            handle,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+            spare: Some(Vec::with_capacity(BUFFER_BYTES)),
+            reservation,
+            rest: None,
+            writing: None,
+            rows: 0,
+            closing: Closing::Open,
+        })
+    }
+
+    /// The folder that the file is in.
+    fn folder(&self) -> &Path {
+        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}
+
+impl SinkSpec for CsvSink {
+    fn name(&self) -> &str {
+        "csv"
+    }
+
+    fn open(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(self.create(context)?))
+    }
+
+    fn commit(&self, receipts: Vec<Receipt>) -> Result<()> {
+        for receipt in receipts {
+            let file = receipt.payload.and_then(|payload| payload.downcast::<NamedTempFile>().ok());
+            let file = file.ok_or_else(|| OperatorError::new("a receipt is not that of a CSV file"))?;
+            file.persist(&self.path).map_err(|failed| self.failed(failed.error))?;
+        }
+        self.begun.lock().clear();
+        // The rename is on disk once the folder is.
+        File::open(self.folder()).and_then(|folder| folder.sync_all()).map_err(|error| self.failed(error))
+    }
+
+    fn abort(&self) {
+        for path in self.begun.lock().drain(..) {
+            // It is gone already where the instance was dropped in order.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    fn min_memory(&self, batch_bytes: usize) -> usize {
+        // A batch may be one row: its text, quotes doubled, and the buffer that is being written.
+        2 * BUFFER_BYTES + 2 * batch_bytes
+    }
+
+    fn detail(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// The file as it is written.
+struct CsvFile {
+    path: PathBuf,
+    /// The header is still to be written.
+    header: bool,
+    delimiter: u8,
+    context: SinkContext,
+    /// Removed when dropped, unless committed.
+    file: Option<NamedTempFile>,
+    handle: Arc<File>,
+    /// Text that is not written yet.
+    buffer: Vec<u8>,
+    /// The other buffer, unless it is being written.
+    spare: Option<Vec<u8>>,
+    reservation: Reservation,
+    /// Rows that are not encoded yet.
+    rest: Option<RecordBatch>,
+    writing: Option<Pending<std::io::Result<Vec<u8>>>>,
+    rows: u64,
+    closing: Closing,
+}
+
+enum Closing {
+    Open,
+    Syncing(Pending<std::io::Result<()>>),
+}
+
+impl CsvFile {
+    /// Encodes the next rows behind what is in the buffer.
+    fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
+        let estimate = 2 * batch_bytes(batch) + batch.num_rows() * VALUE_BYTES * batch.num_columns();
+        let needed = self.buffer.len() + estimate;
+        if needed > self.buffer.capacity() {
+            let other = self.spare.as_ref().map_or(BUFFER_BYTES, Vec::capacity);
+            if !self.reservation.try_set(self.buffer.capacity() + needed + other) {
+                return Err(too_large(&self.context.memory, needed));
+            }
+            self.buffer.reserve_exact(needed - self.buffer.len());
+        }
+        let builder = WriterBuilder::new().with_header(self.header).with_delimiter(self.delimiter);
+        let mut writer = builder.build(std::mem::take(&mut self.buffer));
+        writer.write(batch)?;
+        self.buffer = writer.into_inner();
+        self.header = false;
+        // Text longer than the estimate is there already.
+        let other = self.spare.as_ref().map_or(BUFFER_BYTES, Vec::capacity);
+        self.reservation.set((self.buffer.capacity() + other).max(2 * BUFFER_BYTES));
+        Ok(())
+    }
+
+    /// Hands the buffer to an I/O thread, once that has written the one before. `true` if it did.
+    fn flush(&mut self) -> Result<bool> {
+        if let Some(writing) = self.writing.take() {
+            match poll(writing)? {
+                Ok(written) => {
+                    let mut buffer = written.map_err(|error| OperatorError::io("writing", &self.path, error))?;
+                    buffer.clear();
+                    // What one large row needed is given back.
+                    buffer.shrink_to(BUFFER_BYTES);
+                    self.spare = Some(buffer);
+                }
+                Err(writing) => {
+                    self.writing = Some(writing);
+                    return Ok(false);
+                }
+            }
+        }
+        if !self.buffer.is_empty() {
+            let buffer = std::mem::replace(&mut self.buffer, self.spare.take().unwrap_or_default());
+            let handle = Arc::clone(&self.handle);
+            let write = move || (&*handle).write_all(&buffer).map(|()| buffer);
+            self.writing = Some(self.context.io.run("writing", write));
+        }
+        Ok(true)
+    }
+
+    fn blocked(&self) -> Option<aqueduct_runtime::io::Ticket> {
+        self.writing.as_ref().map(|writing| writing.ticket().clone())
+    }
+
+    /// Rows of `batch` that one buffer has room for.
+    fn rows_per_buffer(batch: &RecordBatch) -> usize {
+        let rows = batch.num_rows().max(1);
+        let per_row = 2 * batch_bytes(batch) / rows + VALUE_BYTES * batch.num_columns();
+        (BUFFER_BYTES / per_row.max(1)).max(1)
+    }
+}
+
+impl Sink for CsvFile {
+    fn write(&mut self, batch: RecordBatch) -> Result<SinkStep> {
+        self.rows += batch.num_rows() as u64;
+        self.rest = Some(batch);
+        self.resume()
+    }
+
+    fn resume(&mut self) -> Result<SinkStep> {
+        loop {
+            // A full buffer goes first: there is never more than it and the one being written.
+            if self.buffer.len() >= BUFFER_BYTES / 2 && !self.flush()? {
+                match self.blocked() {
+                    Some(ticket) => return Ok(SinkStep::Blocked(ticket)),
+                    None => continue,
+                }
+            }
+            let Some(batch) = self.rest.take() else { return Ok(SinkStep::Written) };
+            let rows = Self::rows_per_buffer(&batch).min(batch.num_rows());
+            self.encode(&batch.slice(0, rows))?;
+            if rows < batch.num_rows() {
+                self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
+            }
+        }
+    }
+
+    fn close(&mut self) -> Result<CloseStep> {
+        if let Closing::Syncing(pending) = std::mem::replace(&mut self.closing, Closing::Open) {
+            return match poll(pending)? {
+                Ok(synced) => {
+                    synced.map_err(|error| OperatorError::io("writing", &self.path, error))?;
+                    let file = self.file.take().ok_or_else(|| OperatorError::new("a CSV sink was closed twice"))?;
+                    Ok(CloseStep::Closed(Receipt { rows: self.rows, payload: Some(Box::new(file)) }))
+                }
+                Err(pending) => {
+                    let ticket = pending.ticket().clone();
+                    self.closing = Closing::Syncing(pending);
+                    Ok(CloseStep::Blocked(ticket))
+                }
+            };
+        }
+        if self.header {
+            // No batch came; the columns are told all the same.
+            let empty = RecordBatch::new_empty(Arc::clone(&self.context.schema));
+            self.encode(&empty)?;
+        }
+        // Twice: once for what is in the buffer, once to know that it was written.
+        while !self.buffer.is_empty() || self.writing.is_some() {
+            if !self.flush()?
+                && let Some(ticket) = self.blocked()
+            {
+                return Ok(CloseStep::Blocked(ticket));
+            }
+        }
+        let handle = Arc::clone(&self.handle);
+        let pending = self.context.io.run("writing", move || handle.sync_all());
+        let ticket = pending.ticket().clone();
+        self.closing = Closing::Syncing(pending);
+        Ok(CloseStep::Blocked(ticket))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aqueduct_runtime::io::Io;
+    use aqueduct_runtime::memory::MemoryPool;
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray};
+
+    use super::*;
+
+    fn batch(rows: std::ops::Range<i64>) -> RecordBatch {
+        let text = rows.clone().map(|i| match i % 4 {
+            0 => None,
+            1 => Some(format!("say \"{i}\", twice\n")),
+            _ => Some("x".repeat((i % 50) as usize)),
+        });
+        let columns: [(&str, ArrayRef); 3] = [
+            ("id", Arc::new(Int64Array::from_iter_values(rows.clone()))),
+            ("value", Arc::new(Float64Array::from_iter_values(rows.map(|i| i as f64 / 7.0)))),
+            ("text", Arc::new(StringViewArray::from_iter(text))),
+        ];
+        RecordBatch::try_from_iter(columns).expect("columns of one length")
+    }
+
+    fn context(pool: &MemoryPool, partitions: usize) -> SinkContext {
+        let (io, _) = Io::start("csv-test", 1).expect("a thread");
+        let (node, memory, schema) = ("sink".into(), pool.account("sink"), batch(0..0).schema());
+        SinkContext { node, partition: 0, partitions, schema, memory, io }
+    }
+
+    fn write(sink: &mut dyn Sink, batches: impl IntoIterator<Item = RecordBatch>) -> Result<Receipt> {
+        for batch in batches {
+            let mut step = sink.write(batch)?;
+            while let SinkStep::Blocked(ticket) = step {
+                ticket.wait();
+                step = sink.resume()?;
+            }
+        }
+        loop {
+            match sink.close()? {
+                CloseStep::Closed(receipt) => return Ok(receipt),
+                CloseStep::Blocked(ticket) => ticket.wait(),
+            }
+        }
+    }
+
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("a folder");
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_commit_replaces_the_file_by_what_arrow_writes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("out.csv");
+        std::fs::write(&path, "old").expect("written");
+        let pool = MemoryPool::new(1 << 20);
+        let spec = CsvSink::new(&path);
+        let mut sink = spec.open(context(&pool, 1)).expect("opened");
+        let receipt = write(&mut *sink, (0..10).map(|i| batch(i * 10_000..(i + 1) * 10_000))).expect("written");
+        drop(sink);
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "old");
+        assert_eq!(receipt.rows, 100_000);
+        spec.commit(vec![receipt]).expect("committed");
+        let mut expected = arrow_csv::Writer::new(vec![]);
+        expected.write(&batch(0..100_000)).expect("written");
+        assert!(std::fs::read(&path).expect("there") == expected.into_inner());
+        assert_eq!(files(folder.path()), ["out.csv"]);
+        assert_eq!((pool.charged(), pool.overruns()), (0, 0));
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o400, 0o400);
+    }
+
+    #[test]
+    fn an_abort_leaves_nothing_whatever_became_of_the_instance() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pool = MemoryPool::new(1 << 20);
+        let spec = CsvSink::new(folder.path().join("out.csv"));
+        let mut sink = spec.open(context(&pool, 1)).expect("opened");
+        let _ = sink.write(batch(0..10_000)).expect("begun");
+        assert_eq!(files(folder.path()).len(), 1);
+        drop(sink);
+        assert_eq!(files(folder.path()).len(), 0);
+        // An instance whose code panicked is never dropped.
+        std::mem::forget(spec.open(context(&pool, 1)).expect("opened"));
+        assert_eq!(files(folder.path()).len(), 1);
+        spec.abort();
+        assert_eq!(files(folder.path()).len(), 0);
+    }
+
+    #[test]
+    fn no_rows_are_a_header_and_a_large_row_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("out.csv");
+        let pool = MemoryPool::new(1 << 25);
+        let spec = CsvSink::new(&path).with_delimiter(b'|');
+        let mut sink = spec.open(context(&pool, 1)).expect("opened");
+        let receipt = write(&mut *sink, []).expect("written");
+        spec.commit(vec![receipt]).expect("committed");
+        assert_eq!(std::fs::read_to_string(&path).expect("there"), "id|value|text\n");
+        let large = "\"".repeat(2 << 20);
+        let columns: [(&str, ArrayRef); 1] = [("text", Arc::new(StringViewArray::from(vec!["a", &large, "b"])))];
+        let spec = CsvSink::new(&path).with_header(false);
+        let mut sink = spec.open(context(&pool, 1)).expect("opened");
+        let receipt = write(&mut *sink, [RecordBatch::try_from_iter(columns).expect("a column")]).expect("written");
+        spec.commit(vec![receipt]).expect("committed");
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), 2 * (2 << 20) + 2 + 5);
+        assert_eq!(pool.overruns(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_and_a_missing_folder_are_errors_that_name_the_file() {
+        let pool = MemoryPool::new(1 << 20);
+        let error = CsvSink::new("/nonexistent/out.csv").open(context(&pool, 1)).map(|_| ()).expect_err("no folder");
+        assert!(error.to_string().starts_with("writing /nonexistent/out.csv: "), "{error}");
+        let folder = tempfile::tempdir().expect("a folder");
+        let spec = CsvSink::new(folder.path().join("out.csv"));
+        let mut sink = spec.create(context(&pool, 1)).expect("opened");
+        sink.handle = Arc::new(File::options().write(true).open("/dev/full").expect("a full disk"));
+        let error = write(&mut sink, [batch(0..10_000)]).expect_err("full");
+        assert!(
+            matches!(&error, OperatorError::Io { action: "writing", path, source }
+            if *path == folder.path().join("out.csv") && source.kind() == std::io::ErrorKind::StorageFull),
+            "{error}"
+        );
+        drop(sink);
+        assert_eq!(files(folder.path()).len(), 0);
+    }
+
+    #[test]
+    fn several_partitions_are_refused() {
+        let pool = MemoryPool::new(1 << 20);
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = CsvSink::new(folder.path().join("o.csv")).open(context(&pool, 3)).map(|_| ()).expect_err("refused");
+        assert!(error.to_string().contains("gather"), "{error}");
+    }
+}
