@@ -115,7 +115,7 @@ impl BatchParser {
         let mut at = from;
         let rest = loop {
             let used = rows * self.fixed_row_bytes + self.long_bytes();
-            let per_row = if rows == 0 { self.fixed_row_bytes } else { used / rows };
+            let per_row = used.checked_div(rows).unwrap_or(self.fixed_row_bytes);
             let mut room = (budget_bytes.saturating_sub(used) / per_row.max(1)).min(max_rows.saturating_sub(rows));
             if room == 0 {
                 if rows > 0 {

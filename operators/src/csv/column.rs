@@ -151,7 +151,7 @@ pub(crate) trait Column: Send {
 }
 
 /// An empty column for `field`.
-pub(crate) fn column(field: &Field_) -> Result<Box<dyn Column>, ArrowError> {
+pub(crate) fn column(field: &arrow::datatypes::Field) -> Result<Box<dyn Column>, ArrowError> {
     let nullable = field.is_nullable();
     macro_rules! numbers {
         ($($variant:pat => $kind:ty),* $(,)?) => {
@@ -204,8 +204,6 @@ pub(crate) fn column(field: &Field_) -> Result<Box<dyn Column>, ArrowError> {
         }
     })
 }
-
-use arrow::datatypes::Field as Field_;
 
 /// Bytes that each row of a column of `kind` takes.
 pub(crate) fn row_bytes(kind: &DataType) -> usize {
@@ -378,12 +376,14 @@ impl Column for Booleans {
     }
 }
 
+type ParseText<V> = Box<dyn Fn(&str) -> Option<V> + Send>;
+
 /// Values of a type that needs more than the text to be parsed.
 struct Parsed<T: ArrowPrimitiveType> {
     values: Vec<T::Native>,
     nulls: NullMask,
     kind: DataType,
-    parse: Box<dyn Fn(&str) -> Option<T::Native> + Send>,
+    parse: ParseText<T::Native>,
 }
 
 impl<T: ArrowPrimitiveType> Column for Parsed<T> {

@@ -44,9 +44,9 @@ pub(crate) enum Start {
     Known(u64, Option<u64>),
     /// Its predecessor has not told yet.
     Unknown(Ticket),
-    /// Its predecessor, which begins here, will never tell: find the first record start at or behind
-    /// `bound` from there, and tell in its place.
-    Abandoned { from: u64, bound: u64 },
+    /// `split`, before it, begins here and will never tell where it ends: find the first record start at or
+    /// behind `bound` from there, and tell in its place.
+    Abandoned { split: u64, from: u64, bound: u64 },
 }
 
 impl Confirmations {
@@ -80,9 +80,14 @@ impl Confirmations {
         if let Some(start) = entries.get(&split).and_then(|entry| entry.start) {
             return Start::Known(start, entries[&split].end);
         }
-        let before = split.checked_sub(1).and_then(|before| entries.get(&before));
-        if let Some(Entry { start: Some(from), abandoned: Some(bound), .. }) = before {
-            return Start::Abandoned { from: *from, bound: *bound };
+        let mut before = split;
+        while let Some(previous) = before.checked_sub(1)
+            && let Some(Entry { start, abandoned: Some(bound), .. }) = entries.get(&previous)
+        {
+            if let Some(from) = *start {
+                return Start::Abandoned { split: previous, from, bound: *bound };
+            }
+            before = previous;
         }
         let (ticket, _) = entries.entry(split).or_default().waiting.get_or_insert_with(|| Ticket::new("predecessor"));
         Start::Unknown(ticket.clone())
@@ -124,10 +129,15 @@ impl Confirmations {
 
 type Entries = HashMap<u64, Entry>;
 
-fn wake(entries: &mut Entries, split: u64) {
-    if let Some(entry) = entries.get_mut(&split) {
-        // Dropping the completion wakes; the reader asks again.
-        entry.waiting = None;
+/// Wakes the first reader at or behind `split` that is still there.
+fn wake(entries: &mut Entries, mut split: u64) {
+    while let Some(entry) = entries.get_mut(&split) {
+        if entry.abandoned.is_none() {
+            // Dropping the completion wakes; the reader asks again.
+            entry.waiting = None;
+            return;
+        }
+        split += 1;
     }
 }
 
@@ -203,7 +213,7 @@ mod tests {
         confirmations.publish(0, 12, false);
         confirmations.release(0);
         assert!(ticket.is_done());
-        assert!(matches!(confirmations.start(2), Start::Abandoned { from: 12, bound: 20 }));
+        assert!(matches!(confirmations.start(2), Start::Abandoned { split: 1, from: 12, bound: 20 }));
         confirmations.publish(1, 21, false);
         assert!(matches!(confirmations.start(2), Start::Known(21, None)));
         confirmations.publish(2, 30, true);

@@ -20,7 +20,7 @@ use super::batch::{BatchParser, Broken, Rest, What};
 use super::confirm::Start;
 use super::error::locate;
 use super::files::short_name;
-use super::index::{PADDING_BYTES, index_bytes};
+use super::index::{PADDING_BYTES, index_bytes, skip_blank_lines};
 use super::records::{Boundary, Walk};
 use super::scan::{Shared, SplitRange, check_header, too_large};
 
@@ -60,7 +60,7 @@ enum State {
     Reading(Pending<Result<Block>>),
     Cutting(Block),
     /// An abandoned predecessor is walked through in its place.
-    Resolving(Block, Pending<Result<u64>>),
+    Resolving(Block, u64, Pending<Result<u64>>),
     Parsing {
         block: Block,
         at: usize,
@@ -129,10 +129,10 @@ impl Plain {
                 self.state = State::Cutting(block);
                 return Ok(Some(SourceStep::Blocked(ticket)));
             }
-            Start::Abandoned { from, bound } => {
+            Start::Abandoned { split, from, bound } => {
                 let shared = Arc::clone(&self.shared);
                 let work = move || shared.walk(range.file, from, bound);
-                self.state = State::Resolving(block, self.context.io.run("reading", work));
+                self.state = State::Resolving(block, split, self.context.io.run("reading", work));
                 return Ok(None);
             }
         };
@@ -156,11 +156,11 @@ impl Plain {
         range: SplitRange,
         start: u64,
     ) -> Result<Result<(Block, u64), Option<SourceStep>>> {
-        if start >= range.end {
+        if start >= range.end && range.begin > 0 {
             return Ok(Ok((block, start)));
         }
         let relative = |offset: u64| (offset - block.offset) as usize;
-        let (from, bound) = (relative(start), relative(range.end));
+        let (from, bound) = edges(range, &block, relative(start), relative(range.end));
         match self.shared.layout.dialect.boundary(&block.bytes[..block.filled], from, bound, block.eof) {
             Boundary::At(end) => {
                 let end = block.offset + end as u64;
@@ -236,6 +236,16 @@ impl Plain {
     }
 }
 
+/// From where, and up to which bound, the records of a split are looked for: the first split of a file has
+/// at least one record, the header, whatever stands before that.
+fn edges(range: SplitRange, block: &Block, start: usize, bound: usize) -> (usize, usize) {
+    if range.begin > 0 {
+        return (start, bound);
+    }
+    let first = skip_blank_lines(&block.bytes[..block.filled], start, block.eof);
+    (first, bound.max(first + 1))
+}
+
 /// Tells what the bytes alone say about a split's start and end.
 fn guess(shared: &Shared, range: SplitRange, block: &Block) {
     let dialect = shared.layout.dialect;
@@ -250,7 +260,8 @@ fn guess(shared: &Shared, range: SplitRange, block: &Block) {
         memchr::memchr(b'\n', &bytes[..bound]).map(|newline| newline + 1)
     };
     let Some(start) = start else { return };
-    if let Boundary::At(end) = dialect.boundary(bytes, start, bound, block.eof) {
+    let (from, bound) = edges(range, block, start, bound);
+    if let Boundary::At(end) = dialect.boundary(bytes, from, bound, block.eof) {
         let at = |offset: usize| block.offset + offset as u64;
         shared.confirmations.propose(range.index, at(start), at(end), range.last);
     }
@@ -266,7 +277,8 @@ impl Source for Plain {
         self.range = Some(range);
         self.ended = false;
         let offset = range.begin.saturating_sub(1);
-        let length = (range.end - offset) as usize + self.shared.tail_bytes;
+        // Never less than a byte order mark has.
+        let length = ((range.end - offset) as usize + self.shared.tail_bytes).max(4);
         let bytes = std::mem::take(&mut self.spare);
         self.extend(Block { bytes, filled: 0, offset, eof: false }, length)
     }
@@ -289,15 +301,14 @@ impl Source for Plain {
                         return Ok(step);
                     }
                 }
-                State::Resolving(block, pending) => match poll(pending)? {
+                State::Resolving(block, split, pending) => match poll(pending)? {
                     Ok(end) => {
-                        let before = self.range.ok_or_else(no_split)?.index - 1;
-                        self.shared.confirmations.publish(before, end?, false);
+                        self.shared.confirmations.publish(split, end?, false);
                         self.state = State::Cutting(block);
                     }
                     Err(pending) => {
                         let step = blocked(&pending);
-                        self.state = State::Resolving(block, pending);
+                        self.state = State::Resolving(block, split, pending);
                         return Ok(step);
                     }
                 },

@@ -32,17 +32,23 @@ impl Dialect {
         }
         if !self.has_quotes(&bytes[start.min(bytes.len())..]) {
             // Outside quotes every newline ends a record, so the search may begin at the bound.
-            return match memchr(b'\n', &bytes[bound - 1..]) {
+            return match bytes.get(bound - 1..).and_then(|rest| memchr(b'\n', rest)) {
                 Some(distance) => Boundary::At(bound + distance),
                 None if eof => Boundary::At(bytes.len()),
                 None => {
-                    let line = memchr::memrchr(b'\n', &bytes[start..]).map_or(start, |at| start + at + 1);
+                    let line = bytes
+                        .get(start..)
+                        .and_then(|rest| memchr::memrchr(b'\n', rest))
+                        .map_or(start, |at| start + at + 1);
                     Boundary::Within(line)
                 }
             };
         }
         let mut record = start;
         while record < bound {
+            if record >= bytes.len() {
+                return if eof { Boundary::At(bytes.len()) } else { Boundary::Within(record) };
+            }
             match self.record_end(bytes, record) {
                 RecordEnd::At(end) => record = end,
                 RecordEnd::Outside if eof => return Boundary::At(bytes.len()),
@@ -163,7 +169,7 @@ mod tests {
     #[test]
     fn newlines_within_quotes_do_not_end_a_record() {
         assert_eq!(starts(b"a,b\nc,\"d\ne\"\nf\n"), [0, 4, 12]);
-        assert_eq!(starts(b"a\"\nb\n\"\"\"\n\"\nc"), [0, 3, 5, 12]);
+        assert_eq!(starts(b"a\"\nb\n\"\"\"\n\"\nc"), [0, 3, 5, 11]);
         assert_eq!(starts(b"\"x\"y\"\nz\n"), [0, 6]);
     }
 
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_walk_over_pieces_finds_what_one_look_finds() {
-        let bytes = b"a\"b,\"c\"\"\n,\"\nd,\"\"\n\"\n\"x,\"\"\"\n";
+        let bytes = b"a\"b,\"c\"\"\n,\"\nd,\"\"\n\"\n\"x,\"\"\"\"\n";
         for bound in 1..bytes.len() {
             let Boundary::At(whole) = DIALECT.boundary(bytes, 0, bound, true) else { panic!("closed") };
             for cut in 0..bytes.len() {

@@ -23,7 +23,7 @@ const MIN_SPLIT_BYTES: usize = 256 * 1024;
 const MAX_SPLIT_BYTES: usize = 1024 * 1024;
 
 /// The first split where little is to be read, such as for `head`.
-pub(crate) const SMALL_SPLIT_BYTES: usize = 64 * 1024;
+const SMALL_SPLIT_BYTES: usize = 64 * 1024;
 
 /// Bytes of a split.
 pub(crate) fn split_bytes(batch_bytes: usize) -> usize {

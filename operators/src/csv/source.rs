@@ -16,7 +16,7 @@ use super::index::{PADDING_BYTES, index_bytes};
 use super::infer::infer;
 use super::options::CsvOptions;
 use super::plain::TAIL_BYTES;
-use super::scan::{CsvScan, SMALL_SPLIT_BYTES, Shared, split_bytes};
+use super::scan::{CsvScan, Shared, split_bytes};
 use super::stream::stream_bytes;
 
 /// CSV files as one table.
@@ -173,8 +173,7 @@ impl SourceSpec for CsvSource {
 
     fn max_partitions(&self) -> Option<usize> {
         // By the smallest split that any plan makes: more than that are never of use.
-        let smallest = if self.small_reads { SMALL_SPLIT_BYTES } else { 0 };
-        let splits = self.partitions(smallest).max(1);
+        let splits = self.partitions(0).max(1);
         (splits <= 64).then_some(splits)
     }
 
