@@ -43,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         total += sum(batch.column(3).as_primitive::<Int64Type>()).unwrap_or(0);
     }
     let metrics = job.wait()?.metrics;
-    let spilled: u64 = metrics.nodes.iter().map(|node| node.spilled_bytes).sum();
+    let spilled: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
     println!("{count} sessions of {total} events, {:.1} MB of which went to disk", spilled as f64 / 1e6);
     for (index, worker) in metrics.workers.iter().enumerate() {
         let (peak, limit) = (worker.peak_bytes as f64 / 1e6, worker.limit_bytes as f64 / 1e6);

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         counted += batch?.num_rows();
     }
     let metrics = rows.job().metrics();
-    let spilled: u64 = metrics.nodes.iter().map(|node| node.spilled_bytes).sum();
+    let spilled: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
     println!("{counted} groups of {groups} rows");
     println!("{:.1} MB of state went to disk", spilled as f64 / 1e6);
     for (index, worker) in metrics.workers.iter().enumerate() {

@@ -9,7 +9,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use aqueduct::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use aqueduct::arrow::datatypes::{DataType, Int64Type};
+use aqueduct::arrow::datatypes::{DataType, Float64Type, Int64Type};
 use aqueduct::functions::{array_agg, median, round, stddev, upper};
 use aqueduct::operators::range;
 use aqueduct::prelude::*;
@@ -198,11 +198,24 @@ fn all_kinds_of_aggregates_agree_with_a_calculator() {
         assert_eq!(of("span"), [1.0, 0.0, 0.0]);
         assert_eq!(of("values"), [2.0, 1.0, 1.0]);
 
-        let lists = frame.filter(v().is_not_null()).aggregate(array_agg(v()).alias("all")).compute().expect("a list");
-        let list = lists.column("all").expect("the list").as_list::<i32>().value(0);
-        let mut list = list.as_primitive::<aqueduct::arrow::datatypes::Float64Type>().values().to_vec();
-        list.sort_by(f64::total_cmp);
-        assert_eq!(list, [1.0, 2.0, 5.0, 7.0]);
+        let ordered = |ascending| array_agg(v()).order_by(vec![v().sort(ascending, false)]).build().expect("an order");
+        let lists = frame.filter(v().is_not_null()).aggregate([
+            ordered(true).alias("up"),
+            ordered(false).alias("down"),
+            first_value(col("k"), vec![v().sort(true, false)]).alias("first"),
+            last_value(col("k"), vec![v().sort(true, true)]).alias("last"),
+            sum(v()).filter(v().gt(lit(1.5))).build().expect("a filter").alias("above"),
+        ]);
+        let lists = lists.compute().expect("a row");
+        let list = |name: &str| {
+            let list = lists.column(name).expect("the list").as_list::<i32>().value(0);
+            list.as_primitive::<Float64Type>().values().to_vec()
+        };
+        assert_eq!(list("up"), [1.0, 2.0, 5.0, 7.0]);
+        assert_eq!(list("down"), [7.0, 5.0, 2.0, 1.0]);
+        assert_eq!(lists.strings("first").expect("k"), [Some("a".to_string())]);
+        assert_eq!(lists.strings("last").expect("k"), [None]);
+        assert_eq!(lists.f64s("above").expect("a sum"), [Some(14.0)]);
     });
 }
 

@@ -10,7 +10,7 @@ use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
 
 use super::expr::supported;
 use super::{Flow, Planner};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 impl Planner {
     pub(super) fn aggregate(&mut self, plan: &AggregatePlan) -> Result<Flow> {
@@ -30,16 +30,11 @@ impl Planner {
             let lowered = LoweredAggregateBuilder::new(expr, rows, &input.schema, &self.props, &context)
                 .with_name(field.name())
                 .build()?;
-            if !lowered.order_bys.is_empty() {
-                return Err(Error::unsupported(format!("an order inside an aggregate, as in `{expr}`,")));
-            }
-            if lowered.filter.is_some() {
-                return Err(Error::unsupported(format!("a filter on an aggregate, as in `{expr}`,")));
-            }
-            Ok(lowered.aggregate)
+            Ok((lowered.aggregate, lowered.filter))
         });
-        let aggregates = aggregates.collect::<Result<Vec<_>>>()?;
-        let aggregate = Arc::new(Aggregate::try_new(SchemaRef::clone(&input.schema), group, aggregates)?);
+        let (aggregates, filters): (Vec<_>, Vec<_>) = aggregates.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let aggregate = Aggregate::try_new(SchemaRef::clone(&input.schema), group, aggregates)?;
+        let aggregate = Arc::new(aggregate.with_filters(filters)?);
         let partial =
             self.graph.operator("aggregate (partial)", PartialAggregate::new(Arc::clone(&aggregate)), input.node);
         let keys = aggregate.group_column_names();

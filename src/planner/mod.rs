@@ -17,10 +17,11 @@ mod tests;
 
 use aqueduct_operators::{Expression, Filter, Limit, Project, Union};
 use aqueduct_runtime::{Graph, Input, NodeId, OperatorSpec, ResultId, SinkSpec};
-use arrow::datatypes::SchemaRef;
-use datafusion_common::ScalarValue;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
+
+use datafusion_physical_expr::expressions::lit;
 
 pub(crate) use scan::ScanTable;
 
@@ -162,23 +163,21 @@ impl Planner {
         Flow { node, single: true, ..input }
     }
 
-    fn union(&mut self, inputs: Vec<Flow>, schema: &SchemaRef) -> Flow {
-        let mut nodes = Vec::with_capacity(inputs.len());
-        for input in inputs {
-            let input = if schema.fields().is_empty() {
-                // Rows without columns are told apart by a column that nobody reads.
-                let row: Expression = datafusion_physical_expr::expressions::lit(ScalarValue::Boolean(Some(true)));
-                self.row_wise("project", Project::new(vec![(row, "row".into())]), input)
-            } else {
-                input
-            };
-            nodes.push(input.node);
+    fn union(&mut self, mut inputs: Vec<Flow>, schema: &SchemaRef) -> Flow {
+        let mut schema = SchemaRef::clone(schema);
+        if schema.fields().is_empty() {
+            // Rows without columns are told apart by a column that nobody reads.
+            schema = SchemaRef::new(Schema::new(vec![Field::new("row", DataType::Boolean, false)]));
+            let row = || -> Expression { lit(true) };
+            let project = || Project::new(vec![(row(), "row".into())]);
+            inputs = inputs.into_iter().map(|input| self.row_wise("project", project(), input)).collect();
         }
+        let mut nodes: Vec<NodeId> = inputs.iter().map(|input| input.node).collect();
         // A node has a limited number of ports: many inputs become a tree.
         while nodes.len() > 1 {
             nodes = nodes.chunks(MOST_PORTS).map(|inputs| self.union_of(inputs)).collect();
         }
-        Flow { node: nodes[0], schema: SchemaRef::clone(schema), ordered: false, single: false }
+        Flow { node: nodes[0], schema, ordered: false, single: false }
     }
 
     fn union_of(&mut self, inputs: &[NodeId]) -> NodeId {
