@@ -21,13 +21,15 @@ pub struct LonePort {
 impl LonePort {
     /// A port that holds `capacity_bytes`.
     pub fn new(schema: SchemaRef, capacity_bytes: usize) -> Self {
+        let pool = MemoryPool::new(usize::MAX);
         let port = Port::new(PortConfig {
             senders: 1,
             ordered: false,
             hazardous: false,
             capacity: capacity_bytes,
             schema,
-            account: MemoryPool::new(usize::MAX).account("port"),
+            account: pool.account("port"),
+            hands: Some(pool.account("batches")),
             spill: SpillSpace::temporary(),
             receiver: Waker::noop().clone(),
             counters: Arc::new(EdgeCounters::default()),
