@@ -279,7 +279,7 @@ fn the_spill_limit_refuses_a_batch_and_counts_no_byte_of_it() {
 }
 
 #[test]
-fn a_backlog_lasts_until_half_of_the_workspace_is_free() {
+fn a_backlog_begins_at_half_of_the_workspace_and_lasts_until_a_quarter() {
     let parent = tempfile::tempdir().expect("a folder");
     let pool = MemoryPool::new(1 << 30);
     let workspace = pool.admit(100_000).expect("fits").account("workspace", 100_000);
@@ -290,16 +290,16 @@ fn a_backlog_lasts_until_half_of_the_workspace_is_free() {
     let space = dir.space(io, workspace.clone());
     let batch = all_kinds(0..200);
     let mut file = space.create("queued", batch.schema());
-    while workspace.held() <= 100_000 {
+    while workspace.held() <= 50_000 {
         assert!(space.backlog().is_none());
         file.append(&batch).expect("queued");
     }
-    let ticket = space.backlog().expect("more than the floor");
+    let ticket = space.backlog().expect("more than half of the floor");
     assert!(!ticket.is_done());
     assert!(!std::fs::exists(file.path()).expect("known"));
     drop(gate);
     ticket.wait();
-    assert!(workspace.held() <= 50_000);
+    assert!(workspace.held() <= 25_000);
     space.flush_blocking();
     assert!(space.backlog().is_none());
     drop((file, space, workspace));

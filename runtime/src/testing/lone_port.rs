@@ -28,7 +28,7 @@ impl LonePort {
             capacity: capacity_bytes,
             schema,
             accounts: vec![MemoryPool::new(usize::MAX).account("port")],
-            hands: None,
+            hands: Some(MemoryPool::new(usize::MAX).account("batches")),
             spill: SpillSpace::temporary(),
             receiver: Waker::noop().clone(),
             counters: Arc::new(EdgeCounters::default()),
