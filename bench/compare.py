@@ -4,9 +4,10 @@ usage: compare.py DIR [--workloads category_means,distinct_keys] [--engines aque
                   [--rounds 5] [--threads 2] [--memory-limit BYTES] [--cgroup BYTES] [--python PYTHON]
 
 Makes DIR with its data, and a virtual environment with the engines unless --python names one that has them. Prints, for
-each workload, the median seconds of each engine, the ratio to Aqueduct's, megabytes of input per second and core, and the
-largest resident set of any of its processes. --memory-limit is for all threads of an engine together; --cgroup runs each in a memory
-cgroup of that size. Figures hold beside others of the same run on a quiet machine only.
+each workload, the median seconds of each engine, Aqueduct's median divided by it, megabytes of input per second and core,
+and the largest resident set (of Dask, those of its workers together). --memory-limit is for all threads of an engine
+together; --cgroup runs each in a memory cgroup of that size. Figures hold beside others of the same run on a quiet machine
+only.
 """
 import argparse
 import json
@@ -64,14 +65,15 @@ def run(command, limit_seconds):
 
 
 def measured(command):
-    """`command` in a process that also prints the largest resident set of all that it waited for."""
+    """`command` in a process that adds the largest resident set of all that it waited for, where the command tells less."""
     report = (
         "import json, os, resource, subprocess, sys\n"
         "done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, text=True)\n"
         "lines = [l for l in done.stdout.splitlines() if l.startswith('{')]\n"
         "if done.returncode or not lines: sys.exit(done.returncode or 1)\n"
         "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024\n"
-        "print(json.dumps({**json.loads(lines[-1]), 'rss_bytes': peak}))\n"
+        "line = json.loads(lines[-1])\n"
+        "print(json.dumps({**line, 'rss_bytes': max(peak, line.get('rss_bytes', 0))}))\n"
     )
     return [sys.executable, "-c", report, *command]
 

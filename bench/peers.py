@@ -3,7 +3,8 @@
 usage: peers.py ENGINE WORKLOAD FILE [--threads 2] [--memory-limit BYTES]
 
 Prints one JSON line: seconds from opening the file to the collected result (imports and a cluster's start are left
-out), its rows, and the sum of its last column. An engine is a generator: set up, yield, run, yield an Arrow table.
+out), its rows, the sum of its last column, and, of an engine in several processes, their largest resident sets together.
+An engine is a generator: set up, yield, run, yield an Arrow table and whatever else it reports.
 """
 import argparse
 import json
@@ -26,7 +27,7 @@ def duckdb(options):
     connection = duckdb.connect(config=config)
     yield
     connection.sql(f"create view t as select * from read_csv('{options.file}')")
-    yield connection.sql(SQL[options.workload]).to_arrow_table()
+    yield connection.sql(SQL[options.workload]).to_arrow_table(), {}
 
 
 def polars(options):
@@ -35,7 +36,7 @@ def polars(options):
 
     yield
     context = polars.SQLContext({"t": polars.scan_csv(options.file)})
-    yield context.execute(SQL[options.workload]).collect(engine="streaming").to_arrow()
+    yield context.execute(SQL[options.workload]).collect(engine="streaming").to_arrow(), {}
 
 
 def datafusion(options):
@@ -49,7 +50,7 @@ def datafusion(options):
     context = datafusion.SessionContext(config, runtime)
     yield
     context.register_csv("t", options.file)
-    yield pyarrow.table(context.sql(SQL[options.workload]))
+    yield pyarrow.table(context.sql(SQL[options.workload])), {}
 
 
 def dask(options):
@@ -69,7 +70,8 @@ def dask(options):
     else:
         means = table.groupby("name")["value"].mean(split_out=8).persist()
         result = pandas.DataFrame({"n": [means.count().compute()], "s": [means.sum().compute()]})
-    yield pyarrow.Table.from_pandas(result)
+    peaks = client.run(lambda: __import__("resource").getrusage(0).ru_maxrss * 1024)
+    yield pyarrow.Table.from_pandas(result), {"rss_bytes": sum(peaks.values())}
 
 
 ENGINES = {"duckdb": duckdb, "polars": polars, "datafusion": datafusion, "dask": dask}
@@ -86,10 +88,10 @@ def main():
     run = ENGINES[options.engine](options)
     next(run)
     start = time.perf_counter()
-    result = next(run)
+    result, more = next(run)
     seconds = time.perf_counter() - start
     check = sum(result.column(result.num_columns - 1).to_pylist())
-    print(json.dumps({"seconds": seconds, "rows": result.num_rows, "check": check}), flush=True)
+    print(json.dumps({"seconds": seconds, "rows": result.num_rows, "check": check, **more}), flush=True)
     # A cluster that is being closed prints, and takes a while.
     os._exit(0)
 

@@ -9,7 +9,7 @@ use std::{fmt, future};
 
 use aqueduct_operators::csv::CsvSink;
 use aqueduct_runtime::metrics::JobMetrics;
-use aqueduct_runtime::{ExecutionError, Graph, Job, Plan, ResultStream};
+use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures_core::Stream;
@@ -37,7 +37,24 @@ pub(crate) fn plan(frame: &Frame, graph: &Graph) -> Result<Plan> {
 /// Starts a job, and says whether its progress is to be shown.
 fn start(frame: &Frame, graph: &Graph) -> Result<(Job, bool)> {
     let session = session(frame)?;
-    Ok((session.cluster.run(graph)?, session.progress))
+    let job = session.cluster.run(graph)?;
+    tracing::info!(?job, "job started");
+    tracing::debug!("\n{}", job.plan());
+    Ok((job, session.progress))
+}
+
+/// Waits for the end of a job.
+fn finish(job: Job) -> Result<JobSummary, ExecutionError> {
+    let outcome = job.wait();
+    match &outcome {
+        Ok(summary) => {
+            let spilled_bytes: u64 = summary.metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
+            let Progress { rows, bytes, .. } = progress(&summary.metrics);
+            tracing::info!(elapsed = ?summary.elapsed, rows_read = rows, bytes_read = bytes, spilled_bytes, "job finished");
+        }
+        Err(error) => tracing::info!(%error, "job failed"),
+    }
+    outcome
 }
 
 /// All rows of `frame`, with a progress bar if `bar` and the session want one.
@@ -49,7 +66,7 @@ pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
         || progress(&monitor.metrics()),
         || {
             let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
-            job.wait().and(batches)
+            finish(job).and(batches)
         },
     )?;
     Table::try_new(schema, batches)
@@ -82,7 +99,7 @@ pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
     let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
-    let summary = progress::watch(shown, || progress(&monitor.metrics()), || job.wait())?;
+    let summary = progress::watch(shown, || progress(&monitor.metrics()), || finish(job))?;
     // The sink is the last node that was declared.
     Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
 }

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use aqueduct_runtime::batch::compact;
+use aqueduct_runtime::batch::{compact, copied};
 use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::spill::{SpillFile, SpillSpace, SpilledBatch};
 use aqueduct_runtime::{OperatorError, Result};
@@ -29,10 +29,12 @@ use super::table::{Emitted, Table, bytes_of};
 const BITS: u32 = 4;
 /// Bits that large tables use, so that one bucket stays a small piece.
 const WIDE_BITS: u32 = 8;
-/// Groups in tables of more than this are spread over more buckets.
-const WIDE_BYTES: usize = 64 << 20;
+/// Groups in tables of more than this are spread over more buckets. Tests get there, too.
+const WIDE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Fewer rows than this are not tried before something is spilled.
 const FEW_ROWS: usize = 64;
+/// How often a group is loaded that does not fit for what others hold.
+const ATTEMPTS: usize = 8;
 
 /// Where groups are kept and spilled, for all levels of one instance.
 #[derive(Clone)]
@@ -55,9 +57,9 @@ pub(crate) struct Buckets {
     file: Option<SpillFile>,
     /// Sum of the tables' bytes.
     total: usize,
+    /// Bytes of the table that was taken to be emitted; part of the total.
+    taken: usize,
     held: Reservation,
-    hashes: Vec<u64>,
-    groups: Vec<usize>,
 }
 
 #[derive(Default)]
@@ -82,8 +84,16 @@ pub(crate) struct Spilled {
     pub(crate) file: Arc<SpillFile>,
     pub(crate) frames: Vec<SpilledBatch>,
     pub(crate) used_bits: u32,
+    pub(crate) origin: Origin,
+}
+
+/// What is known of groups that had been on disk.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
     /// Whether all rows are of one group.
-    one_group: bool,
+    pub(crate) one_group: bool,
+    /// How often it was loaded alone and did not fit.
+    attempts: usize,
 }
 
 impl Buckets {
@@ -101,9 +111,8 @@ impl Buckets {
             hasher,
             file: None,
             total: 0,
+            taken: 0,
             held,
-            hashes: Vec::new(),
-            groups: Vec::new(),
         })
     }
 
@@ -117,7 +126,7 @@ impl Buckets {
         self.widen()?;
         let rows = batch.num_rows();
         let keys = self.home.aggregate.key_types().len();
-        let mut hashes = std::mem::take(&mut self.hashes);
+        let mut hashes = Vec::new();
         self.hasher.hash(&batch.columns()[..keys], rows, &mut hashes)?;
         let (shift, mask) = (self.used_bits, (1u64 << self.bits) - 1);
         let bucket_of = |hash: u64| (mixed(hash) >> shift & mask) as usize;
@@ -139,9 +148,10 @@ impl Buckets {
             order[ends[bucket] as usize] = row as u32;
             ends[bucket] += 1;
         }
-        self.hashes = hashes;
+        drop(hashes);
 
         let order = UInt32Array::from(order);
+        let mut groups = Vec::new();
         let mut start = 0;
         for (bucket, end) in ends.into_iter().enumerate() {
             let (from, end) = (std::mem::replace(&mut start, end as usize), end as usize);
@@ -155,12 +165,12 @@ impl Buckets {
                 .iter()
                 .map(|column| take(column, &rows_of_bucket, None))
                 .collect::<Result<Vec<_>, _>>()?;
-            self.merge_bucket(bucket, &columns, end - from)?;
+            self.merge_bucket(bucket, &columns, end - from, &mut groups)?;
         }
         Ok(())
     }
 
-    fn merge_bucket(&mut self, index: usize, columns: &[ArrayRef], rows: usize) -> Result<()> {
+    fn merge_bucket(&mut self, index: usize, columns: &[ArrayRef], rows: usize, groups: &mut Vec<usize>) -> Result<()> {
         let keys = self.home.aggregate.key_types().len();
         let mut start = 0;
         let mut most = rows;
@@ -181,7 +191,7 @@ impl Buckets {
                 if self.held.try_set(needed) {
                     let bucket = &mut self.buckets[index];
                     let table = bucket.table.as_mut().expect("made above");
-                    table.merge(key_columns, state_columns, &mut self.groups)?;
+                    table.merge(key_columns, state_columns, groups)?;
                     let bytes = table.bytes();
                     self.total = self.total + bytes - bucket.bytes;
                     bucket.bytes = bytes;
@@ -251,7 +261,7 @@ impl Buckets {
         for start in (0..emitted.rows()).step_by(step) {
             let length = step.min(emitted.rows() - start);
             let batch = aggregate.state_batch(emitted.piece(start..start + length)?, length)?;
-            let frame = file.append(&compact(batch))?;
+            let frame = file.append(&own(batch))?;
             self.buckets[index].frames.push(frame);
         }
         drop(emitted);
@@ -261,18 +271,19 @@ impl Buckets {
         Ok(freed)
     }
 
-    /// Takes a table that has nothing on disk, to be emitted. Its bytes stay reserved until
-    /// [`Buckets::emitted`] is told of them.
-    pub(crate) fn take_table(&mut self) -> Option<(Table, usize)> {
+    /// Takes a table that has nothing on disk, to be emitted. Its bytes and their copy stay reserved until
+    /// [`Buckets::emitted`] is called.
+    pub(crate) fn take_table(&mut self) -> Option<Table> {
         let whole = |bucket: &&mut Bucket| bucket.table.is_some() && bucket.frames.is_empty();
         let bucket = self.buckets.iter_mut().find(whole)?;
         let table = bucket.table.take()?;
-        Some((table, std::mem::take(&mut bucket.bytes)))
+        self.taken = std::mem::take(&mut bucket.bytes);
+        Some(table)
     }
 
-    /// `bytes` of a table that was taken are gone.
-    pub(crate) fn emitted(&mut self, bytes: usize) {
-        self.total -= bytes;
+    /// The table that was taken is gone.
+    pub(crate) fn emitted(&mut self) {
+        self.total -= std::mem::take(&mut self.taken);
         self.settle();
     }
 
@@ -289,10 +300,9 @@ impl Buckets {
     ///
     /// # Errors
     ///
-    /// If one group was on disk alone and still did not fit.
-    pub(crate) fn take_spilled(&mut self, origin: Option<&Origin>) -> Result<Vec<Spilled>> {
+    /// If a group that was alone in memory is larger than memory can be.
+    pub(crate) fn take_spilled(&mut self, origin: Option<Origin>) -> Result<Vec<Spilled>> {
         let Some(file) = self.file.take().map(Arc::new) else { return Ok(Vec::new()) };
-        let used_bits = self.used_bits + self.bits;
         let mut spilled = Vec::new();
         for bucket in &mut self.buckets {
             let frames = std::mem::take(&mut bucket.frames);
@@ -300,12 +310,26 @@ impl Buckets {
                 continue;
             }
             let one_group = self.bits == 0 || matches!(bucket.seen, Seen::One(_));
-            let bytes: usize = frames.iter().map(|frame| frame.memory_bytes).sum();
-            // With nothing beside it the group had all the memory there is; more bits would not part it.
-            if one_group && origin.is_some_and(|origin| origin.one_group) || used_bits + BITS > 60 {
-                return Err(row_too_large(&self.home.memory, 3 * bytes));
+            let mut used_bits = self.used_bits + self.bits;
+            let mut attempts = 0;
+            if let Some(origin) = origin.filter(|origin| one_group && origin.one_group) {
+                // More bits would not part it. It had its memory for itself; others may have had the rest of
+                // the worker's, so it is tried again, but not for ever.
+                let needed = 2 * frames.iter().map(|frame| frame.memory_bytes).sum::<usize>();
+                attempts = origin.attempts + 1;
+                used_bits = self.used_bits;
+                if needed > self.home.memory.most() || attempts > ATTEMPTS {
+                    return Err(row_too_large(&self.home.memory, needed));
+                }
+            } else if used_bits + BITS > 60 {
+                return Err(OperatorError::new("groups on disk cannot be parted any further"));
             }
-            spilled.push(Spilled { file: Arc::clone(&file), frames, used_bits, one_group });
+            spilled.push(Spilled {
+                file: Arc::clone(&file),
+                frames,
+                used_bits,
+                origin: Origin { one_group, attempts },
+            });
         }
         Ok(spilled)
     }
@@ -316,7 +340,7 @@ impl Buckets {
     }
 
     fn largest(&self) -> usize {
-        self.buckets.iter().map(|bucket| bucket.bytes).max().unwrap_or(0)
+        self.buckets.iter().map(|bucket| bucket.bytes).max().unwrap_or(0).max(self.taken)
     }
 
     /// Reserves what is there and the copy of a table, no more.
@@ -330,22 +354,11 @@ impl Buckets {
 }
 
 fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
-    let available = memory.floor().max(memory.room() + memory.held());
+    let available = memory.most();
     OperatorError::RowTooLarge {
         needed_bytes: needed,
         available_bytes: available,
         sufficient_limit_bytes: memory.pool().limit() + needed.saturating_sub(available) + needed / 4,
-    }
-}
-
-/// What buckets were fed with: groups that had been on disk.
-pub(crate) struct Origin {
-    pub(crate) one_group: bool,
-}
-
-impl Spilled {
-    pub(crate) fn origin(&self) -> Origin {
-        Origin { one_group: self.one_group }
     }
 }
 
@@ -369,4 +382,13 @@ fn mixed(hash: u64) -> u64 {
 pub(crate) fn piece_rows(emitted: &Emitted, bytes: usize) -> usize {
     let rows = emitted.rows().max(1);
     (rows / emitted.bytes().div_ceil(bytes.max(1)).max(1)).max(1)
+}
+
+/// A piece of what a table emitted, without the rest of it.
+pub(crate) fn own(piece: RecordBatch) -> RecordBatch {
+    // Slices of lists are not told from the whole by their size.
+    if piece.schema().fields().iter().any(|field| field.data_type().is_nested()) {
+        return copied(&piece);
+    }
+    compact(piece)
 }

@@ -7,14 +7,14 @@
 
 use std::sync::Arc;
 
-use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::spill::{Fetch, Fetched};
 use aqueduct_runtime::{Operator, OperatorContext, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
-use super::buckets::{Buckets, Home, Origin, Spilled, piece_rows};
+use super::buckets::{Buckets, Home, Origin, Spilled, own, piece_rows};
 use super::describe::{Aggregate, Function};
 use super::table::Emitted;
 
@@ -55,8 +55,7 @@ impl OperatorSpec for FinalAggregate {
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A table for each bucket with a few groups, one of them twice; a row as large as a batch in its
         // frame, in the table and in the table's copy.
-        let tables = 24 * 16 * self.aggregate.group_bytes();
-        (192 << 10) + tables + 2 * frame_bytes(batch_bytes) + 2 * batch_bytes
+        (192 << 10) + self.aggregate.small_table_bytes() + 2 * frame_bytes(batch_bytes) + 2 * batch_bytes
     }
 
     fn detail(&self) -> String {
@@ -90,8 +89,6 @@ enum Phase {
 
 struct Emission {
     emitted: Emitted,
-    /// Bytes that its table was accounted for.
-    bytes: usize,
     next: usize,
     step: usize,
 }
@@ -132,29 +129,29 @@ impl FinalInstance {
                 let columns = emission.emitted.piece(emission.next..end)?;
                 let batch = self.home.aggregate.output_batch(columns, end - emission.next)?;
                 emission.next = end;
-                let (whole, bytes) = (emission.step >= rows, emission.bytes);
-                out.push(if whole { batch } else { compact(batch) });
+                let whole = emission.step >= rows;
+                out.push(if whole { batch } else { own(batch) });
                 if end == rows {
                     self.phase = Phase::Emitting(None);
-                    self.buckets.emitted(bytes);
+                    self.buckets.emitted();
                 }
                 Ok(Step::MoreOutput)
             }
             Phase::Emitting(none) => {
-                if let Some((table, bytes)) = self.buckets.take_table() {
+                if let Some(table) = self.buckets.take_table() {
                     let emitted = table.emit(true)?;
                     if emitted.rows() == 0 {
-                        self.buckets.emitted(bytes);
+                        self.buckets.emitted();
                         return Ok(Step::MoreOutput);
                     }
                     let step = piece_rows(&emitted, self.batch_bytes).min(self.batch_rows);
-                    *none = Some(Emission { emitted, bytes, next: 0, step });
+                    *none = Some(Emission { emitted, next: 0, step });
                     return Ok(Step::MoreOutput);
                 }
                 if self.buckets.spill_rest()? {
                     return Ok(Step::MoreOutput);
                 }
-                self.spilled.extend(self.buckets.take_spilled(self.origin.as_ref())?);
+                self.spilled.extend(self.buckets.take_spilled(self.origin)?);
                 self.load_next()
             }
             Phase::Loading(loading) => {
@@ -178,7 +175,7 @@ impl FinalInstance {
             return Ok(Step::NeedInput);
         };
         self.buckets = Buckets::below(self.home.clone(), &spilled)?;
-        self.origin = Some(spilled.origin());
+        self.origin = Some(spilled.origin);
         self.phase = Phase::Loading(Loading { spilled, next: 0, fetch: None });
         Ok(Step::MoreOutput)
     }
@@ -232,6 +229,10 @@ impl Operator for FinalInstance {
     }
 
     fn spill(&mut self, bytes: usize) -> Result<usize> {
+        // One group that is being loaded alone would only be loaded again.
+        if matches!(self.phase, Phase::Loading(_)) && self.origin.is_some_and(|origin| origin.one_group) {
+            return Ok(0);
+        }
         let mut freed = 0;
         while freed < bytes.min(SPILL_BYTES) {
             match self.buckets.spill_largest()? {

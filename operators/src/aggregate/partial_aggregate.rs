@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::array::{Array, ArrayRef};
@@ -15,7 +15,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_expr::GroupsAccumulator;
 
-use super::buckets::piece_rows;
+use super::buckets::{own, piece_rows};
 use super::describe::Aggregate;
 use super::table::{Arguments, Emitted, Table, bytes_of};
 use crate::expression::failed;
@@ -61,7 +61,7 @@ impl OperatorSpec for PartialAggregate {
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A table of some hundred groups and its copy; keys of one batch.
-        (128 << 10) + 256 * self.aggregate.group_bytes() + batch_bytes
+        (128 << 10) + 2 * self.aggregate.small_table_bytes() + batch_bytes
     }
 
     fn detail(&self) -> String {
@@ -75,6 +75,8 @@ struct PartialInstance {
     batch_rows: usize,
     memory: Account,
     table: Table,
+    /// Bytes of a table that is full.
+    table_bytes: usize,
     /// Rows that the table has taken.
     table_rows: usize,
     /// Holds the table and its copy.
@@ -126,6 +128,8 @@ impl PartialInstance {
         };
         Ok(Self {
             table: Table::new(&aggregate, true)?,
+            // What this half takes the other cannot have, and it is the other that has to spill for want of it.
+            table_bytes: TABLE_BYTES.min((context.memory.floor() + context.memory.pool().limit() / 32) / 2),
             table_rows: 0,
             held: context.memory.reservation(),
             memory: context.memory,
@@ -173,7 +177,7 @@ impl PartialInstance {
         let piece = input.piece(length);
         let growth = self.table.growth(length, bytes_of(&piece.keys), self.table.kept_arguments(&piece.arguments));
         let grown = self.table.bytes() + growth;
-        if !self.held.try_set(2 * grown) {
+        if !self.held.try_set(2 * grown + self.scratch_bytes(length)) {
             if length > 256 || (self.table_rows == 0 && length > 1) {
                 input.step = length / 2;
             } else if self.table_rows > 0 {
@@ -192,7 +196,7 @@ impl PartialInstance {
         self.sample.rows += length;
         input.next += length;
         let bytes = self.table.bytes();
-        self.held.set(2 * bytes);
+        self.held.set(2 * bytes + self.scratch_bytes(0));
         if self.sample.rows >= SAMPLE_ROWS {
             let groups = self.sample.groups + self.table.groups();
             let worthless = groups as f64 > WORTHLESS * self.sample.rows as f64;
@@ -202,10 +206,15 @@ impl PartialInstance {
                 self.flush()?;
             }
         }
-        if bytes > TABLE_BYTES && self.emission.is_none() {
+        if bytes > self.table_bytes && self.emission.is_none() {
             self.flush()?;
         }
         Ok((input.next < input.rows).then_some(input))
+    }
+
+    /// Bytes of the numbers of the groups of `rows` rows.
+    fn scratch_bytes(&self, rows: usize) -> usize {
+        8 * self.groups.capacity().max(rows)
     }
 
     /// Turns the table into batches to emit, and starts afresh.
@@ -225,11 +234,11 @@ impl PartialInstance {
         let end = rows.min(emission.next + emission.step);
         let columns = emission.emitted.piece(emission.next..end)?;
         let batch = self.aggregate.state_batch(columns, end - emission.next)?;
-        out.push(if emission.step >= rows { batch } else { compact(batch) });
+        out.push(if emission.step >= rows { batch } else { own(batch) });
         emission.next = end;
         if end == rows {
             self.emission = None;
-            self.held.set(2 * self.table.bytes());
+            self.held.set(2 * self.table.bytes() + self.scratch_bytes(0));
         }
         Ok(())
     }

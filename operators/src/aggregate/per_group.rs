@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aqueduct_runtime::batch::array_bytes;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
-use arrow::compute::{cast, filter, take};
+use arrow::compute::{cast, concat, filter, take};
 use arrow::datatypes::DataType;
 use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::{Accumulator, EmitTo, GroupsAccumulator};
@@ -120,13 +120,36 @@ impl PerGroup {
     }
 }
 
-/// An array of `values`, of `data_type` even if all are null.
-fn array_of(values: Vec<ScalarValue>, data_type: &DataType) -> Result<ArrayRef> {
-    if values.is_empty() {
-        return Ok(new_empty_array(data_type));
+/// Groups whose results are turned into arrays at once. A single list of strings may take 16 KiB on its way,
+/// whatever is in it.
+const AT_ONCE: usize = 16;
+
+/// Columns of `types` with a row for each group, of what `emit` says of it.
+fn columns_of(
+    groups: Vec<Group>,
+    types: &[DataType],
+    mut emit: impl FnMut(&mut dyn Accumulator) -> Result<Vec<ScalarValue>>,
+) -> Result<Vec<ArrayRef>> {
+    let mut pieces: Vec<Vec<ArrayRef>> = types.iter().map(|_| Vec::new()).collect();
+    let mut groups = groups.into_iter().peekable();
+    while groups.peek().is_some() {
+        let mut columns: Vec<Vec<ScalarValue>> = types.iter().map(|_| Vec::with_capacity(AT_ONCE)).collect();
+        for mut group in groups.by_ref().take(AT_ONCE) {
+            for (column, value) in columns.iter_mut().zip(emit(group.accumulator.as_mut())?) {
+                column.push(value);
+            }
+        }
+        for ((pieces, values), data_type) in pieces.iter_mut().zip(columns).zip(types) {
+            let array = ScalarValue::iter_to_array(values)?;
+            // A column of nulls alone does not know its type.
+            pieces.push(if array.data_type() == data_type { array } else { cast(&array, data_type)? });
+        }
     }
-    let array = ScalarValue::iter_to_array(values)?;
-    if array.data_type() == data_type { Ok(array) } else { Ok(cast(&array, data_type)?) }
+    let whole = |(pieces, data_type): (Vec<ArrayRef>, &DataType)| match &pieces[..] {
+        [] => Ok(new_empty_array(data_type)),
+        many => Ok(concat(&many.iter().map(|piece| piece.as_ref()).collect::<Vec<_>>())?),
+    };
+    pieces.into_iter().zip(types).map(whole).collect()
 }
 
 impl GroupsAccumulator for PerGroup {
@@ -143,19 +166,14 @@ impl GroupsAccumulator for PerGroup {
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let groups = self.emitted(emit_to);
-        let values = groups.into_iter().map(|mut group| group.accumulator.evaluate()).collect::<Result<_>>()?;
-        array_of(values, self.expression.field().data_type())
+        let types = [self.expression.field().data_type().clone()];
+        let mut columns = columns_of(groups, &types, |accumulator| Ok(vec![accumulator.evaluate()?]))?;
+        Ok(columns.swap_remove(0))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
         let groups = self.emitted(emit_to);
-        let mut columns: Vec<Vec<ScalarValue>> = self.state_types.iter().map(|_| Vec::new()).collect();
-        for mut group in groups {
-            for (column, value) in columns.iter_mut().zip(group.accumulator.state()?) {
-                column.push(value);
-            }
-        }
-        columns.into_iter().zip(&self.state_types).map(|(values, state)| array_of(values, state)).collect()
+        columns_of(groups, &self.state_types, |accumulator| accumulator.state())
     }
 
     fn merge_batch(&mut self, values: &[ArrayRef], group_indices: &[usize], total_num_groups: usize) -> Result<()> {

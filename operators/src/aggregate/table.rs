@@ -9,7 +9,7 @@ use aqueduct_runtime::Result;
 use arrow::array::{Array, ArrayRef, BooleanArray};
 use datafusion_expr::{EmitTo, GroupsAccumulator};
 
-use super::describe::Aggregate;
+use super::describe::{Aggregate, Unsaid};
 use super::keys::GroupKeys;
 use crate::expression::failed;
 
@@ -24,6 +24,9 @@ struct State {
     room: usize,
     /// Bytes of a group at the least, whatever the accumulator says.
     group_bytes: usize,
+    unsaid: Unsaid,
+    /// Groups there are.
+    groups: usize,
     columns: usize,
     /// Whether a group's state grows with its rows, as a median's does.
     grows: bool,
@@ -35,11 +38,13 @@ struct State {
 
 impl State {
     fn bytes(&self) -> usize {
-        (self.measured + self.since).max(self.room * self.group_bytes)
+        let said = self.measured / 100 * self.unsaid.percent + self.since;
+        said.max(self.room * self.group_bytes) + self.groups * self.unsaid.group_bytes
     }
 
     /// Rows came, with values of `bytes`; there are `groups` groups now.
     fn took(&mut self, groups: usize, bytes: usize) {
+        self.groups = groups;
         let grown = groups > self.room;
         if grown {
             self.room = groups.max(2 * self.room);
@@ -65,6 +70,8 @@ impl Table {
                     accumulator: function.accumulator()?,
                     room: 0,
                     group_bytes: function.group_bytes(),
+                    unsaid: function.unsaid_size(),
+                    groups: 0,
                     columns: function.state_columns(),
                     grows: function.grows(),
                     measured: 0,
@@ -94,6 +101,7 @@ impl Table {
             .map(|state| {
                 let per_group = (state.bytes() / state.room.max(1)).clamp(state.group_bytes, 64 * state.group_bytes);
                 let more_groups = if groups > state.room { groups.max(2 * state.room) * per_group } else { 0 };
+                let more_groups = more_groups + rows * state.unsaid.group_bytes;
                 // What one group keeps may double, and that may be nearly all there is.
                 more_groups + if state.grows { state.bytes() } else { 0 }
             })

@@ -10,7 +10,7 @@ use crate::graph::NodeKind;
 use crate::plan::{Plan, Stage};
 
 const SMALLEST_BATCH_BYTES: usize = 64 << 10;
-const LARGEST_BATCH_BYTES: usize = 4 << 20;
+const LARGEST_BATCH_BYTES: usize = 1 << 20;
 /// Batches of its own that a task may hold: one as input, two for a step's temporaries, one as output, each
 /// of which may pin twice its bytes.
 pub(crate) const STEP_BATCHES: usize = 8;

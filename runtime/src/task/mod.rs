@@ -330,7 +330,6 @@ impl Task {
                     match self.links.first_mut() {
                         Some(link) => link.pending.push_back((port, batch)),
                         None => {
-                            self.count_input(0, &batch);
                             self.tail.push(0, batch, self.origin, &mut self.account.reservation())?;
                         }
                     }

@@ -82,3 +82,55 @@ fn keys_of_many_kilobytes_go_through_the_disk() {
     assert!(outcome.spilled_bytes > 5 << 20);
     assert_same(&outcome, 1, &expected(&schema, &["k"], &calls, &input), 1e-12);
 }
+
+#[test]
+fn one_group_that_is_larger_than_memory_is_a_typed_error() {
+    let input = rows(300_000, 7, |i| format!("k{i}"));
+    let schema = input[0].schema();
+    let calls = [Call::new(median_udaf(), vec![col("v", &schema).expect("v")])];
+    let aggregate = describe(&schema, &[], &calls).expect("can be computed");
+    let first = PartialAggregate::new(Arc::clone(&aggregate));
+    let second = FinalAggregate::new(Arc::clone(&aggregate));
+    let options = Run { batch_rows: 8192, ..Run::default() };
+    let floor = second.min_memory(options.batch_bytes);
+    let pool = MemoryPool::new(floor + (4 << 20));
+    let admission = pool.admit(floor).expect("fits");
+    let spill = SpillSpace::temporary();
+    let partial = context(&options, 0, Arc::clone(&schema), MemoryPool::new(64 << 20).account("first"), &spill);
+    let mut first = first.instantiate(partial).expect("starts");
+    let last = context(&options, 0, aggregate.state_schema(), admission.account("second", floor), &spill);
+    let mut second = second.instantiate(last).expect("starts");
+    // 300,000 values of 8 bytes would fit; four times as many do not fit once more beside themselves.
+    let mut result = Ok(Step::NeedInput);
+    let mut out = Outbox::new();
+    let mut states = Vec::new();
+    for batch in input.iter().chain(&input).chain(&input).chain(&input) {
+        let step = first.process(0, batch.clone(), &mut out).expect("takes rows");
+        drive(first.as_mut(), step, &mut out, &mut states);
+    }
+    let step = first.finish(0, &mut out).expect("ends");
+    drive(first.as_mut(), step, &mut out, &mut states);
+    for batch in states {
+        result = second.process(0, batch, &mut out);
+        if result.is_err() {
+            break;
+        }
+    }
+    if result.is_ok() {
+        result = second.finish(0, &mut out);
+        loop {
+            match result {
+                Ok(Step::MoreOutput) => result = second.resume(&mut out),
+                Ok(Step::Blocked(ticket)) => {
+                    ticket.wait();
+                    result = second.resume(&mut out);
+                }
+                _ => break,
+            }
+        }
+    }
+    let error = result.expect_err("it cannot fit");
+    assert!(matches!(error, aqueduct_runtime::OperatorError::RowTooLarge { .. }), "{error}");
+    drop((second, admission));
+    assert_eq!(pool.charged(), 0);
+}
