@@ -87,6 +87,10 @@ impl TaskActor {
             return None;
         }
         self.shared.set_waiting(Waiting::Running, self.clock.now());
+        let shared = &self.shared;
+        let _span =
+            tracing::trace_span!("step", job = self.job.id, task = %shared.name(), partition = shared.partition)
+                .entered();
         // The operator is not called again after a panic: its state may be anything.
         let result = catch_unwind(AssertUnwindSafe(|| task.step()));
         let error = match result {
