@@ -669,3 +669,6 @@ impl Drop for PortReceiver {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;
