@@ -2,8 +2,8 @@
 //!
 //! What a [`MemorySink`] collected can be read only once the job has committed it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::{Account, hand_out};
@@ -13,6 +13,7 @@ use aqueduct_runtime::{
 };
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use parking_lot::Mutex;
 
 use crate::expression::same_types;
 
@@ -126,7 +127,7 @@ impl MemorySink {
 
     /// Takes what was collected, in the order of partitions. `None` before the commit and once it was taken.
     pub fn take(&self) -> Option<Vec<RecordBatch>> {
-        self.collected.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.collected.lock().take()
     }
 }
 
@@ -146,7 +147,7 @@ impl SinkSpec for MemorySink {
             all.extend(*batches.ok_or_else(|| OperatorError::new("a receipt is not from a memory sink"))?);
         }
         all.iter().for_each(hand_out);
-        *self.collected.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        *self.collected.lock() = Some(all);
         Ok(())
     }
 

@@ -6,8 +6,8 @@ use aqueduct_operators::{Aggregate, Expression, FinalAggregate, PartialAggregate
 use aqueduct_runtime::allocator::{CountingAllocator, allocated_bytes, peak_bytes, reset_peak};
 use aqueduct_runtime::memory::MemoryPool;
 use aqueduct_runtime::testing::{context, drive};
-use aqueduct_runtime::{Operator, OperatorSpec, Outbox, Step};
-use arrow::array::{Array, ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, StringViewArray};
+use aqueduct_runtime::{OperatorSpec, Outbox, Step};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, StringArray, StringViewArray};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_expr::AggregateUDF;

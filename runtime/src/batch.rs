@@ -11,7 +11,7 @@ const PIN_SLACK_BYTES: usize = 4096;
 
 /// Bytes that the rows of `batch` need on their own, whatever their buffers pin beside them.
 pub fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(|column| array_bytes(column)).sum()
+    batch.columns().iter().map(array_bytes).sum()
 }
 
 /// Bytes that the values of `array` need on their own.

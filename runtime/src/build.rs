@@ -301,8 +301,7 @@ impl Builder<'_> {
         let scan = match &self.scans[node] {
             Some(scan) => Arc::clone(scan),
             None => {
-                let context =
-                    ScanContext { batch_bytes: plan.batch_bytes, partitions: plan.nodes[node].partitions };
+                let context = ScanContext { batch_bytes: plan.batch_bytes, partitions: plan.nodes[node].partitions };
                 let scan = spec.scan(context)?;
                 self.scans[node] = Some(Arc::clone(&scan));
                 scan

@@ -112,13 +112,8 @@ impl Cluster {
                 .map_err(failed)?
         };
         let arbiters: Vec<Arbiter> = arbiters.into_iter().collect();
-        let mut cluster = Cluster {
-            shared,
-            control: Some(control),
-            io_threads: Vec::new(),
-            arbiters,
-            next_job: AtomicU64::new(0),
-        };
+        let mut cluster =
+            Cluster { shared, control: Some(control), io_threads: Vec::new(), arbiters, next_job: AtomicU64::new(0) };
         if cluster.arbiters.len() < total {
             return Err(ExecutionError::Resource("cannot start the threads of the workers".into()));
         }
@@ -311,9 +306,7 @@ impl Control {
             let workers = self.shared.workers.lock();
             let parts = workers.iter().flatten().zip(admissions);
             parts
-                .map(|(worker, admission)| {
-                    (WorkerParts { admission, io: worker.io.clone() }, worker.arbiters.clone())
-                })
+                .map(|(worker, admission)| (WorkerParts { admission, io: worker.io.clone() }, worker.arbiters.clone()))
                 .unzip()
         };
         let Some(dir) = self.shared.spill.lock().clone() else { return };

@@ -225,13 +225,7 @@ impl Graph {
     }
 
     /// Adds a closure from batch to batch of `schema`.
-    pub fn map_to<F>(
-        &mut self,
-        name: impl Into<String>,
-        schema: SchemaRef,
-        input: impl Into<Input>,
-        map: F,
-    ) -> NodeId
+    pub fn map_to<F>(&mut self, name: impl Into<String>, schema: SchemaRef, input: impl Into<Input>, map: F) -> NodeId
     where
         F: Fn(RecordBatch) -> Result<RecordBatch> + Send + Sync + 'static,
     {

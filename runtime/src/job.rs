@@ -17,9 +17,7 @@ use crate::graph::{NodeKind, ResultId};
 use crate::io::{Completion, Io, Ticket};
 use crate::mailbox::Port;
 use crate::memory::{Account, MemoryPool};
-use crate::metrics::{
-    EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, TaskMetrics, WorkerMetrics, time,
-};
+use crate::metrics::{EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, TaskMetrics, WorkerMetrics, time};
 use crate::plan::Plan;
 use crate::result::{CallerWake, ResultStream};
 use crate::sink::Receipt;

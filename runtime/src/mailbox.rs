@@ -360,8 +360,7 @@ impl PortSender {
 
     fn may_spool(&self) -> bool {
         let port = &*self.port;
-        port.hazardous.load(SeqCst)
-            && (port.spool_always.load(SeqCst) || !port.lanes[self.lane].read.load(SeqCst))
+        port.hazardous.load(SeqCst) && (port.spool_always.load(SeqCst) || !port.lanes[self.lane].read.load(SeqCst))
     }
 
     fn put(&self, message: Message) {
@@ -579,9 +578,9 @@ impl PortReceiver {
                     reader.sent_rows += rows;
                     reader.taken.pop_front();
                 }
-                Some(
-                    Message::Batch { origin, .. } | Message::Spooled { origin, .. } | Message::SplitDone(origin),
-                ) => return Ok(Lately::Head(*origin)),
+                Some(Message::Batch { origin, .. } | Message::Spooled { origin, .. } | Message::SplitDone(origin)) => {
+                    return Ok(Lately::Head(*origin));
+                }
                 None if lost => return Err(OperatorError::new("a producer vanished before the end of its input")),
                 None if reader.ends < lane.senders => return Ok(Lately::Nothing),
                 None if (reader.batches, reader.rows) == (reader.sent_batches, reader.sent_rows) => {

@@ -149,12 +149,8 @@ impl MemoryPool {
 
     /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.
     pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
-        let holder = Arc::new(Holder {
-            waker,
-            accounts,
-            request: AtomicUsize::new(0),
-            exhausted: AtomicBool::new(false),
-        });
+        let holder =
+            Arc::new(Holder { waker, accounts, request: AtomicUsize::new(0), exhausted: AtomicBool::new(false) });
         self.0.state.lock().holders.push(Arc::downgrade(&holder));
         holder
     }

@@ -93,52 +93,52 @@ impl ResultStream {
     /// The next batch, the end, or nothing yet.
     fn try_next(&mut self) -> Poll<Option<Result<RecordBatch, ExecutionError>>> {
         loop {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if let Some(error) = self.job.error() {
-            self.ended = true;
-            return Poll::Ready(Some(Err(error.clone())));
-        }
-        let received = {
-            let mut state = self.wake.state.lock();
-            state.woken = false;
-            match &mut state.port {
-                None => Ok(Received::Empty),
-                Some(port) => {
-                    let received = port.receive();
-                    if !matches!(received, Ok(Received::Empty | Received::Blocked(_))) {
-                        // While the caller works on a batch, or reads another result, nobody reads this one.
-                        port.leave_unread();
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            if let Some(error) = self.job.error() {
+                self.ended = true;
+                return Poll::Ready(Some(Err(error.clone())));
+            }
+            let received = {
+                let mut state = self.wake.state.lock();
+                state.woken = false;
+                match &mut state.port {
+                    None => Ok(Received::Empty),
+                    Some(port) => {
+                        let received = port.receive();
+                        if !matches!(received, Ok(Received::Empty | Received::Blocked(_))) {
+                            // While the caller works on a batch, or reads another result, nobody reads this one.
+                            port.leave_unread();
+                        }
+                        received
                     }
-                    received
                 }
-            }
-        };
-        return match received {
-            Ok(Received::Batch(batch, _)) => {
-                hand_out(&batch);
-                Poll::Ready(Some(Ok(batch)))
-            }
-            Ok(Received::SplitDone(_)) => continue,
-            Ok(Received::Empty) => Poll::Pending,
-            Ok(Received::Blocked(ticket)) => {
-                if !ticket.register(&Waker::from(Arc::clone(&self.wake))) {
+            };
+            return match received {
+                Ok(Received::Batch(batch, _)) => {
+                    hand_out(&batch);
+                    Poll::Ready(Some(Ok(batch)))
+                }
+                Ok(Received::SplitDone(_)) => continue,
+                Ok(Received::Empty) => Poll::Pending,
+                Ok(Received::Blocked(ticket)) => {
+                    if !ticket.register(&Waker::from(Arc::clone(&self.wake))) {
+                        continue;
+                    }
+                    Poll::Pending
+                }
+                Ok(Received::Ended) => {
+                    self.ended = true;
+                    Poll::Ready(None)
+                }
+                Err(cause) => {
+                    let node = self.job.plan.nodes[self.node].name.to_string();
+                    let at = Place { node, partition: 0, split: None };
+                    self.job.fail(ExecutionError::Operator { at, cause: Arc::new(cause) });
                     continue;
                 }
-                Poll::Pending
-            }
-            Ok(Received::Ended) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
-            Err(cause) => {
-                let node = self.job.plan.nodes[self.node].name.to_string();
-                let at = Place { node, partition: 0, split: None };
-                self.job.fail(ExecutionError::Operator { at, cause: Arc::new(cause) });
-                continue;
-            }
-        };
+            };
         }
     }
 }

@@ -34,8 +34,7 @@ impl Watch {
 
     fn check(&mut self, plan: &Plan, running: &Running, jobs: usize) -> Option<Found> {
         let stuck = stuck_tasks(plan, running, jobs);
-        let seen: Vec<_> =
-            stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
+        let seen: Vec<_> = stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
         let same = !seen.is_empty() && seen == self.last;
         self.last = seen;
         if !same {

@@ -12,7 +12,8 @@
 //! | `distinct_write` | the same means, written to `--output` |
 //!
 //! `seconds` is from opening the file to the last row, the cluster's start and close left out. `check` is the sum of
-//! the last column. `peak_bytes` is the counting allocator's, `rss_bytes` the system's.
+//! the last column. `peak_bytes` is the counting allocator's, `rss_bytes` the system's, and `rss_file_bytes` the part of
+//! it that is pages of files, this program's own code above all.
 
 use std::error::Error;
 use std::time::Instant;
@@ -110,10 +111,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let close_seconds = begin.elapsed().as_secs_f64();
     let Outcome { rows, check, spilled_bytes } = outcome;
     let rss_bytes = status_bytes("VmHWM:");
+    let rss_file_bytes = status_bytes("RssFile:");
     println!(
         "{{\"engine\": \"aqueduct\", \"workload\": \"{}\", \"seconds\": {seconds:.4}, \"rows\": {rows}, \"check\": {check}, \
          \"peak_bytes\": {peak_bytes}, \"spilled_bytes\": {spilled_bytes}, \"idle_rss_bytes\": {idle_rss_bytes}, \
-         \"rss_bytes\": {rss_bytes}, \"start_seconds\": {start_seconds:.4}, \"close_seconds\": {close_seconds:.4}}}",
+         \"rss_bytes\": {rss_bytes}, \"rss_file_bytes\": {rss_file_bytes}, \"start_seconds\": {start_seconds:.4}, \"close_seconds\": {close_seconds:.4}}}",
         options.workload
     );
     Ok(())

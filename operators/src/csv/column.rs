@@ -17,6 +17,7 @@ use arrow::error::ArrowError;
 use super::index::{Index, PADDING_BYTES};
 use super::number::Number;
 use super::options::Dialect;
+use super::simd::Level;
 use super::text::{Text, View};
 
 /// Spellings of null.
@@ -261,15 +262,22 @@ pub(crate) fn trim<T>(mut values: Vec<T>) -> Vec<T> {
     values
 }
 
+/// Rows that are parsed one by one where several at a time do not go on.
+const MIN_PAUSE_ROWS: usize = 4;
+
+/// The same where that happens again and again.
+const MAX_PAUSE_ROWS: usize = 512;
+
 struct Numbers<T: ArrowPrimitiveType> {
     values: Vec<T::Native>,
     nulls: NullMask,
     scratch: Vec<u8>,
+    level: Level,
 }
 
 impl<T: Number> Numbers<T> {
     fn new(nullable: bool) -> Self {
-        Self { values: vec![], nulls: NullMask::new(nullable), scratch: vec![] }
+        Self { values: vec![], nulls: NullMask::new(nullable), scratch: vec![], level: Level::detect() }
     }
 
     /// A field that is null, quoted, or wrong.
@@ -301,15 +309,27 @@ impl<T: Number> Column for Numbers<T> {
         self.values.reserve(rows);
         // A spelling of null may be a number, so it comes first.
         let words = !chunk.nulls.words.is_empty();
-        for row in 0..rows {
-            let (start, end) = chunk.raw(row, column);
-            if start < end
-                && !words
-                && let Some(value) = T::parse_field(chunk.bytes, start, end)
-            {
-                self.values.push(value);
-            } else {
-                self.push_unusual(chunk, column, row)?;
+        let mut row = 0;
+        // Where runs are short, fewer of them are tried.
+        let mut pause = MIN_PAUSE_ROWS;
+        while row < rows {
+            if !words {
+                let run = T::parse_run(self.level, chunk, column, row, rows, &mut self.values);
+                row += run;
+                pause = if run > pause { MIN_PAUSE_ROWS } else { (2 * pause).min(MAX_PAUSE_ROWS) };
+            }
+            let until = rows.min(row + pause);
+            while row < until {
+                let (start, end) = chunk.raw(row, column);
+                if start < end
+                    && !words
+                    && let Some(value) = T::parse_field(chunk.bytes, start, end)
+                {
+                    self.values.push(value);
+                } else {
+                    self.push_unusual(chunk, column, row)?;
+                }
+                row += 1;
             }
         }
         Ok(())

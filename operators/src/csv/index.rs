@@ -8,6 +8,7 @@
 use memchr::memchr2;
 
 use super::options::Dialect;
+use super::simd::{Level, NEWLINE, SLACK_ENTRIES, Search};
 
 /// Bytes behind the last one of interest that every buffer has, so that loads of 64 bytes stay inside.
 pub(crate) const PADDING_BYTES: usize = 64;
@@ -18,11 +19,9 @@ const ENTRIES: usize = 8192;
 /// Input that one index covers, unless one record is longer: what fits in the first-level cache.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-const NEWLINE: u32 = 1 << 31;
-
 /// Heap bytes of an [`Index`] over records of `columns` columns.
 pub(crate) fn index_bytes(columns: usize) -> usize {
-    4 * (ENTRIES.max(columns + 1) + PADDING_BYTES + 2)
+    4 * (ENTRIES.max(columns + 1) + SLACK_ENTRIES + 2)
 }
 
 /// The fields of some consecutive records.
@@ -35,6 +34,7 @@ pub(crate) struct Index {
     rows: usize,
     /// Some field may be quoted.
     quoted: bool,
+    level: Level,
 }
 
 /// How filling an index ended.
@@ -65,8 +65,8 @@ pub(crate) enum Filled {
 
 impl Index {
     pub(crate) fn new(dialect: Dialect, columns: usize) -> Self {
-        let ends = vec![0; ENTRIES.max(columns + 1) + PADDING_BYTES + 2];
-        Self { dialect, columns, ends, stride: columns, rows: 0, quoted: false }
+        let ends = vec![0; ENTRIES.max(columns + 1) + SLACK_ENTRIES + 2];
+        Self { dialect, columns, ends, stride: columns, rows: 0, quoted: false, level: Level::detect() }
     }
 
     pub(crate) fn rows(&self) -> usize {
@@ -111,38 +111,11 @@ impl Index {
     fn fill_plain(&mut self, bytes: &[u8], from: usize, limit: usize, max_rows: usize) {
         self.stride = self.columns;
         self.quoted = false;
-        let full = (max_rows.saturating_mul(self.columns)).min(self.ends.len() - PADDING_BYTES - 2) + 1;
-        let newline_and_delimiter = Needles::new(b'\n', self.dialect.delimiter);
-        self.ends[0] = (from as u32).wrapping_sub(1);
-        let mut count = 1;
-        let mut at = from;
-        while at < limit && count < full {
-            let block: &[u8; 64] = bytes[at..at + 64].try_into().expect("64 bytes");
-            let (mut newlines, mut delimiters) = newline_and_delimiter.find(block);
-            if limit - at < 64 {
-                let inside = (1 << (limit - at)) - 1;
-                newlines &= inside;
-                delimiters &= inside;
-            }
-            let mut found = newlines | delimiters;
-            let total = found.count_ones() as usize;
-            let mut written = 0;
-            // Eight at a time without looking at how many there are: what is too much is overwritten.
-            while written < total {
-                let out: &mut [u32; 8] =
-                    (&mut self.ends[count + written..count + written + 8]).try_into().expect("8 entries");
-                for entry in out {
-                    let bit = found.trailing_zeros();
-                    let newline = (newlines.wrapping_shr(bit) as u32) << 31;
-                    *entry = (at as u32).wrapping_add(bit) | newline;
-                    found &= found.wrapping_sub(1);
-                }
-                written += 8;
-            }
-            count += total;
-            at += 64;
-        }
-        let rows = ((count - 1) / self.columns).min(max_rows);
+        let full = max_rows.saturating_mul(self.columns).min(self.ends.len() - SLACK_ENTRIES - 2);
+        let (first, ends) = self.ends[..=full + SLACK_ENTRIES].split_at_mut(1);
+        first[0] = (from as u32).wrapping_sub(1);
+        let count = Search { bytes, from, limit, delimiter: self.dialect.delimiter, ends }.run(self.level);
+        let rows = (count / self.columns).min(max_rows);
         self.rows = self.regular_rows(bytes, rows);
     }
 
@@ -159,8 +132,8 @@ impl Index {
             return (0..newlines).find(blank).unwrap_or(newlines);
         }
         let newlines: u32 = entries.iter().map(|entry| entry >> 31).sum();
-        let last_of_row = entries.iter().skip(self.columns - 1).step_by(self.columns);
-        if newlines as usize == rows && last_of_row.map(|entry| entry >> 31).sum::<u32>() as usize == rows {
+        let last_of_row = entries.chunks_exact(self.columns).map(|row| row[self.columns - 1]);
+        if newlines as usize == rows && last_of_row.fold(NEWLINE, |all, entry| all & entry) == NEWLINE {
             return rows;
         }
         let regular = |row: &&[u32]| row.iter().position(|entry| *entry >= NEWLINE) == Some(self.columns - 1);
@@ -172,7 +145,7 @@ impl Index {
         self.stride = self.columns + 1;
         self.quoted = true;
         let bytes = &bytes[..limit];
-        let max_rows = max_rows.min(((self.ends.len() - PADDING_BYTES - 2) / self.stride).max(1));
+        let max_rows = max_rows.min(((self.ends.len() - SLACK_ENTRIES - 2) / self.stride).max(1));
         let mut at = from;
         loop {
             at = skip_blank_lines(bytes, at, eof);
@@ -242,50 +215,9 @@ pub(crate) fn skip_blank_lines(bytes: &[u8], mut at: usize, eof: bool) -> usize 
     }
 }
 
-/// Two bytes to look for in 64 bytes at once. Bit `i` of a result is byte `i`.
-#[derive(Debug, Clone, Copy)]
-struct Needles(u8, u8);
-
-impl Needles {
-    fn new(first: u8, second: u8) -> Self {
-        Self(first, second)
-    }
-
-    /// Eight bytes at a time in ordinary registers.
-    #[inline(always)]
-    fn find(self, block: &[u8; 64]) -> (u64, u64) {
-        const LOW: u64 = 0x0101_0101_0101_0101;
-        const SEVEN: u64 = 0x7f7f_7f7f_7f7f_7f7f;
-        let mask = |word: u64, needle: u8| {
-            let differs = word ^ (LOW * u64::from(needle));
-            let equal = !(((differs & SEVEN) + SEVEN) | differs | SEVEN);
-            (equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-        };
-        let (mut firsts, mut seconds) = (0, 0);
-        for (i, lane) in block.as_chunks::<8>().0.iter().enumerate() {
-            let word = u64::from_le_bytes(*lane);
-            firsts |= mask(word, self.0) << (8 * i);
-            seconds |= mask(word, self.1) << (8 * i);
-        }
-        (firsts, seconds)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn needles_are_found_where_they_are(bytes in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), any::<u8>()], 64)) {
-            let block: &[u8; 64] = bytes.as_slice().try_into().expect("64 bytes");
-            let expected = |needle| bytes.iter().enumerate().map(|(i, b)| u64::from(*b == needle) << i).sum::<u64>();
-            let needles = Needles::new(b'\n', b',');
-            prop_assert_eq!(needles.find(block), (expected(b'\n'), expected(b',')));
-        }
-    }
 
     fn fields(text: &str, columns: usize, eof: bool) -> (Vec<Vec<String>>, Filled) {
         let mut bytes = text.as_bytes().to_vec();

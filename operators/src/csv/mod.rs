@@ -6,6 +6,7 @@
 //!  options, infer          ├─ plain: read a range, agree on where its records begin (confirm, records)
 //!  files                   ├─ stream: decode a .gz or .zst piece by piece
 //!                          └─> index ─> column, number, text ─> batch
+//!                                └── simd ──┘
 //! ```
 
 mod batch;
@@ -20,6 +21,7 @@ mod options;
 mod plain;
 mod records;
 mod scan;
+mod simd;
 mod sink;
 mod source;
 mod stream;

@@ -9,12 +9,28 @@ use arrow::array::timezone::Tz;
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::*;
 
+use super::column::Chunk;
+use super::simd::{Level, short_decimals};
+
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
 /// A type that fields are parsed to.
 pub(crate) trait Number: ArrowPrimitiveType {
     /// The value of `bytes[start..end]`, valid UTF-8; `None` if it is none. `bytes` goes on for 8 bytes.
     fn parse_field(bytes: &[u8], start: usize, end: usize) -> Option<Self::Native>;
+
+    /// Adds the values of the rows from `row` on, several at a time, up to the first ones that are not short and
+    /// plain; gives their number. It need not get far.
+    fn parse_run(
+        _level: Level,
+        _chunk: &Chunk<'_>,
+        _column: usize,
+        _row: usize,
+        _rows: usize,
+        _values: &mut Vec<Self::Native>,
+    ) -> usize {
+        0
+    }
 }
 
 /// Eight bytes from `start`, the first one lowest.
@@ -128,6 +144,17 @@ impl Number for Float64Type {
             return Some(if negative { -value } else { value });
         }
         long_float(bytes, start, end)
+    }
+
+    fn parse_run(
+        level: Level,
+        chunk: &Chunk<'_>,
+        column: usize,
+        row: usize,
+        rows: usize,
+        values: &mut Vec<f64>,
+    ) -> usize {
+        short_decimals(level, chunk, column, row, rows, values)
     }
 }
 

@@ -85,15 +85,17 @@ impl Column for View {
         if !chunk.utf8 || chunk.index.quoted() || !chunk.nulls.words.is_empty() {
             return (0..rows).try_for_each(|row| self.push_checked(chunk, column, row));
         }
-        for row in 0..rows {
+        let Self { views, long, nulls, .. } = self;
+        let (before, empty) = (views.len(), chunk.nulls.empty);
+        let mut result = Ok(());
+        views.extend((0..rows).map(|row| {
             let (start, end) = chunk.raw(row, column);
-            if start == end && chunk.nulls.empty {
-                self.nulls.set(self.views.len(), row)?;
+            if start == end && empty && result.is_ok() {
+                result = nulls.set(before + row, row);
             }
-            let view = Self::view(&mut self.long, chunk.bytes, start, end);
-            self.views.push(view);
-        }
-        Ok(())
+            Self::view(long, chunk.bytes, start, end)
+        }));
+        result
     }
 
     fn reserve(&mut self, rows: usize, long_bytes: usize) {

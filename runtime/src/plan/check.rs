@@ -23,19 +23,16 @@ pub(super) fn nodes(graph: &Graph, arbiters: usize, per_arbiter: usize) -> Resul
     for (index, node) in graph.nodes.iter().enumerate() {
         let wrong = |reason: String| PlanError::Node { node: node.name.to_string(), reason };
         for input in &node.inputs {
-            let from = nodes.get(input.from.0).ok_or_else(|| {
-                wrong(format!("input {} is no node of this graph declared before it", input.from.0))
-            })?;
+            let from = nodes
+                .get(input.from.0)
+                .ok_or_else(|| wrong(format!("input {} is no node of this graph declared before it", input.from.0)))?;
             if input.output >= from.outputs.len() || matches!(from.kind, NodeKind::Sink(_) | NodeKind::Result) {
                 return Err(wrong(format!("`{}` has no output {}", from.name, input.output)));
             }
             used[input.from.0].push(input.output);
         }
-        let inputs: Vec<SchemaRef> = node
-            .inputs
-            .iter()
-            .map(|input| Arc::clone(&nodes[input.from.0].outputs[input.output]))
-            .collect();
+        let inputs: Vec<SchemaRef> =
+            node.inputs.iter().map(|input| Arc::clone(&nodes[input.from.0].outputs[input.output])).collect();
         check_inputs(node, &inputs).map_err(wrong)?;
         let outputs = match &node.kind {
             NodeKind::Source(spec) => vec![spec.schema()],

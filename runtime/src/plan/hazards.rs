@@ -32,9 +32,7 @@ pub(super) fn mark(graph: &Graph, plan: &mut Plan) {
         // Results that share a producer: the caller reads one after the other.
         if matches!(node.kind, NodeKind::Result) {
             let shares = graph.nodes.iter().enumerate().any(|(other, n)| {
-                other != index
-                    && matches!(n.kind, NodeKind::Result)
-                    && !ancestors[other].is_disjoint(&ancestors[index])
+                other != index && matches!(n.kind, NodeKind::Result) && !ancestors[other].is_disjoint(&ancestors[index])
             });
             if shares {
                 hazardous.insert(index);

@@ -122,13 +122,7 @@ impl Outputs {
         Self { edges, pending: VecDeque::new(), batch_bytes }
     }
 
-    fn push(
-        &mut self,
-        output: usize,
-        batch: &RecordBatch,
-        origin: Origin,
-        estimate: &mut Reservation,
-    ) -> Result<()> {
+    fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
             let pieces = batch_bytes(batch).div_ceil(self.batch_bytes).clamp(1, batch.num_rows());

@@ -121,7 +121,7 @@ fn a_slow_sink_gets_every_row_of_a_fast_source() {
         let written = sink.written();
         graph.sink("gated", sink, source.gather());
         let job = cluster.run(&graph).expect("it starts");
-        let passes = std::thread::spawn({
+        let passes = crate::spawn({
             let gate = gate.clone();
             move || {
                 for pass in 0.. {

@@ -141,7 +141,8 @@ fn without_its_hazard_mark_the_watchdog_names_the_cycle_and_the_diamond_still_en
         let monitor = job.monitor();
         let stream = job.take_result(result).expect("the result");
         let totals: Vec<_> = stream.map(|batch| batch.expect("no error")).collect();
-        let seen: i64 = totals.iter().map(|b| b.column(2).as_primitive::<Int64Type>().values().iter().sum::<i64>()).sum();
+        let seen: i64 =
+            totals.iter().map(|b| b.column(2).as_primitive::<Int64Type>().values().iter().sum::<i64>()).sum();
         assert_eq!(seen, rows as i64);
         let metrics = job.wait().expect("it ends well").metrics;
         assert!(spooled(&metrics) > 0);

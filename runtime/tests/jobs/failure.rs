@@ -17,7 +17,8 @@ const SOON: Duration = Duration::from_millis(500);
 fn failing(moment: Moment, failure: Failure, partitions: usize) -> (Graph, aqueduct_runtime::testing::Written) {
     let mut graph = Graph::new();
     let source = graph.source("endless", EndlessSource::new());
-    let bad = graph.operator("bad", FailingOperator::new(failure, moment).at_partition(partitions - 1), source.round_robin());
+    let bad =
+        graph.operator("bad", FailingOperator::new(failure, moment).at_partition(partitions - 1), source.round_robin());
     graph.set_partitions(bad, Partitions::Fixed(partitions));
     let sink = CountingSink::new();
     let written = sink.written();

@@ -124,11 +124,8 @@ fn a_fork_and_several_outputs_feed_several_sinks() {
         let split = graph.operator("even_odd", EvenOdd, source);
         let (all, even, odd) = (CountingSink::new(), CountingSink::new(), CountingSink::new());
         let written = [all.written(), even.written(), odd.written()];
-        let both = graph.operator_with(
-            "both",
-            aqueduct_runtime::testing::Concatenate,
-            [split.output(0), split.output(1)],
-        );
+        let both =
+            graph.operator_with("both", aqueduct_runtime::testing::Concatenate, [split.output(0), split.output(1)]);
         graph.sink("all", all, both);
         graph.sink("even", even, split.output(0).gather());
         graph.sink("odd", odd, split.output(1).round_robin());

@@ -6,6 +6,7 @@ mod failure;
 mod flow;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aqueduct_runtime::allocator::CountingAllocator;
@@ -30,7 +31,7 @@ fn cluster_with(config: ClusterConfig) -> Cluster {
 /// Runs `test` on a thread of its own and fails if it takes longer than a minute: a hang is a failure.
 fn within_a_minute<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = channel();
-    let thread = std::thread::spawn(move || {
+    let thread = spawn(move || {
         let _ = done.send(test());
     });
     match result.recv_timeout(Duration::from_secs(60)) {
@@ -41,6 +42,11 @@ fn within_a_minute<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static)
             Ok(()) => unreachable!("the thread ended without a result"),
         },
     }
+}
+
+/// A thread of the test's own, which no search for leaks takes for one of ours.
+fn spawn(work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name("a test".into()).spawn(work).expect("a thread")
 }
 
 /// All values of the first column, in the order of arrival.

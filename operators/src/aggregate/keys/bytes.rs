@@ -220,8 +220,10 @@ impl BytesKeys {
 
     pub(super) fn growth(&self, rows: usize, key_bytes: usize) -> usize {
         // Views count 16 bytes of their own, offsets 4: what is left are at least the long keys' bytes.
+        // The tail of a block is lost to a key that does not fit in it, and the last block may be all but empty.
         let free = self.blocks.last().map_or(0, |block| block.capacity() - block.len());
-        let blocks = if key_bytes > free { key_bytes + 2 * next_block(self.block_bytes) } else { 0 };
+        let more = 2 * key_bytes + next_block(self.block_bytes + 2 * key_bytes);
+        let blocks = if key_bytes > free { more } else { 0 };
         let blocks = if self.may_be_long(key_bytes, rows) { blocks } else { 0 };
         doubling(16 * self.views.capacity(), 16 * (self.len() + rows))
             + doubling(self.table.allocation_size(), table_bytes::<u32>(self.len() + rows))
@@ -245,7 +247,7 @@ impl BytesKeys {
 
 /// Size of the next block, given that of all before.
 fn next_block(block_bytes: usize) -> usize {
-    block_bytes.clamp(FIRST_BLOCK_BYTES, LAST_BLOCK_BYTES)
+    (block_bytes / 4).clamp(FIRST_BLOCK_BYTES, LAST_BLOCK_BYTES)
 }
 
 fn in_blocks(blocks: &[Vec<u8>], view: u128) -> &[u8] {

@@ -80,6 +80,7 @@ fn keys_of_many_kilobytes_go_through_the_disk() {
     let outcome = run(&aggregate, &input, &floors);
     println!("spilled {}, overruns {}", outcome.spilled_bytes, outcome.overruns);
     assert!(outcome.spilled_bytes > 5 << 20);
+    assert_eq!(outcome.overruns, 0);
     assert_same(&outcome, 1, &expected(&schema, &["k"], &calls, &input), 1e-12);
 }
 

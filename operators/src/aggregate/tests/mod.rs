@@ -198,7 +198,7 @@ fn printed(batch: &RecordBatch, columns: usize) -> Vec<String> {
     (0..batch.num_rows())
         .map(|row| {
             let one = |column: &ArrayRef| match ScalarValue::try_from_array(column, row).expect("a value") {
-                ScalarValue::Float64(Some(value)) if value == 0.0 => "0".to_string(),
+                ScalarValue::Float64(Some(0.0)) => "0".to_string(),
                 ScalarValue::Dictionary(_, value) => value.to_string(),
                 value => format!("{value}{}", if value.is_null() { "?" } else { "" }),
             };

@@ -1,0 +1,354 @@
+//! The inner loops that want vector instructions: finding field ends, and parsing short decimals.
+//!
+//! Every loop exists in portable code, and again for what the machine turns out to have. All give the same.
+#![allow(unsafe_code)] // Vector loads, and calls of functions for a level that `Level::detect` has found.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use super::column::Chunk;
+
+/// Marks the end of a field that is also the end of a record.
+pub(crate) const NEWLINE: u32 = 1 << 31;
+
+/// How far [`Search::run`] may write behind the entries that it counts.
+pub(crate) const SLACK_ENTRIES: usize = 64;
+
+/// Instructions to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Those that every processor has.
+    Portable,
+    /// AVX2 and the bit instructions that came with it.
+    Avx2,
+    /// AVX-512 with the instructions that compress bytes.
+    Avx512,
+}
+
+impl Level {
+    /// The best that this machine has.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn detect() -> Self {
+        let bits = is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+        let bits = bits && is_x86_feature_detected!("popcnt") && is_x86_feature_detected!("lzcnt");
+        if !bits || !is_x86_feature_detected!("avx2") {
+            return Self::Portable;
+        }
+        let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        if wide && is_x86_feature_detected!("avx512vbmi2") { Self::Avx512 } else { Self::Avx2 }
+    }
+
+    /// The best that this machine has.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn detect() -> Self {
+        Self::Portable
+    }
+
+    /// All that this machine has.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let best = Self::detect();
+        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(move |level| *level as u8 <= best as u8)
+    }
+}
+
+/// A search for newlines and delimiters.
+#[derive(Debug)]
+pub(crate) struct Search<'a> {
+    /// Goes on for 64 bytes behind `limit`.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) from: usize,
+    pub(crate) limit: usize,
+    pub(crate) delimiter: u8,
+    /// Where positions are written to, newlines with [`NEWLINE`].
+    pub(crate) ends: &'a mut [u32],
+}
+
+impl Search<'_> {
+    /// Finds all newlines and delimiters, or all up to a bound with which less than [`SLACK_ENTRIES`] entries are
+    /// left. Gives the number of entries.
+    pub(crate) fn run(self, level: Level) -> usize {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level was detected.
+            Level::Avx512 => unsafe { search_avx512(self) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level was detected.
+            Level::Avx2 => unsafe { search_avx2(self) },
+            _ => search_portable(self),
+        }
+    }
+
+    /// The search, 64 bytes at a time. `find` gives a block's newlines and delimiters, `write` writes the entries
+    /// for one block: its position, its newlines, and those with its delimiters.
+    #[inline(always)]
+    fn blocks(
+        self,
+        find: impl Fn(&[u8; 64]) -> (u64, u64),
+        write: impl Fn(u32, u64, u64, &mut [u32; SLACK_ENTRIES]),
+    ) -> usize {
+        let Self { bytes, from, limit, ends, .. } = self;
+        let mut count = 0;
+        let mut at = from;
+        while at < limit
+            && let Some(entries) = ends.get_mut(count..).and_then(|rest| rest.first_chunk_mut())
+        {
+            let block: &[u8; 64] = bytes[at..at + 64].try_into().expect("64 bytes");
+            let (mut newlines, mut delimiters) = find(block);
+            if limit - at < 64 {
+                let inside = (1 << (limit - at)) - 1;
+                newlines &= inside;
+                delimiters &= inside;
+            }
+            let found = newlines | delimiters;
+            write(at as u32, newlines, found, entries);
+            count += found.count_ones() as usize;
+            at += 64;
+        }
+        count
+    }
+}
+
+/// Writes an entry for each bit of `found`.
+#[inline(always)]
+fn write_bits(at: u32, newlines: u64, mut found: u64, entries: &mut [u32; SLACK_ENTRIES]) {
+    let total = found.count_ones() as usize;
+    // Eight at a time without looking at how many there are: what is too much is overwritten.
+    for eight in entries.as_chunks_mut::<8>().0.iter_mut().take(total.div_ceil(8)) {
+        for entry in eight {
+            let bit = found.trailing_zeros();
+            *entry = at.wrapping_add(bit) | (newlines.wrapping_shr(bit) as u32) << 31;
+            found &= found.wrapping_sub(1);
+        }
+    }
+}
+
+fn search_portable(search: Search<'_>) -> usize {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const SEVEN: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let delimiter = search.delimiter;
+    let mask = |word: u64, needle: u8| {
+        let differs = word ^ (LOW * u64::from(needle));
+        let equal = !(((differs & SEVEN) + SEVEN) | differs | SEVEN);
+        (equal >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
+    };
+    let find = |block: &[u8; 64]| {
+        let (mut newlines, mut delimiters) = (0, 0);
+        for (i, lane) in block.as_chunks::<8>().0.iter().enumerate() {
+            let word = u64::from_le_bytes(*lane);
+            newlines |= mask(word, b'\n') << (8 * i);
+            delimiters |= mask(word, delimiter) << (8 * i);
+        }
+        (newlines, delimiters)
+    };
+    search.blocks(find, write_bits)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn search_avx2(search: Search<'_>) -> usize {
+    let (newline, delimiter) = (_mm256_set1_epi8(b'\n' as i8), _mm256_set1_epi8(search.delimiter as i8));
+    let find = |block: &[u8; 64]| {
+        // SAFETY: both halves are inside of the block; the load need not be aligned.
+        let (low, high) =
+            unsafe { (_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block.as_ptr().add(32).cast())) };
+        let mask = |needle: __m256i| {
+            let low = _mm256_movemask_epi8(_mm256_cmpeq_epi8(low, needle)) as u32;
+            let high = _mm256_movemask_epi8(_mm256_cmpeq_epi8(high, needle)) as u32;
+            u64::from(high) << 32 | u64::from(low)
+        };
+        (mask(newline), mask(delimiter))
+    };
+    search.blocks(find, write_bits)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,bmi2,popcnt,lzcnt")]
+fn search_avx512(search: Search<'_>) -> usize {
+    const POSITIONS: [u8; 64] = {
+        let mut positions = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            positions[i] = i as u8;
+            i += 1;
+        }
+        positions
+    };
+    let (newline, delimiter) = (_mm512_set1_epi8(b'\n' as i8), _mm512_set1_epi8(search.delimiter as i8));
+    // SAFETY: 64 bytes are loaded of 64, aligned or not; also below.
+    let positions = unsafe { _mm512_loadu_si512(POSITIONS.as_ptr().cast()) };
+    let find = |block: &[u8; 64]| {
+        let block = unsafe { _mm512_loadu_si512(block.as_ptr().cast()) };
+        (_mm512_cmpeq_epi8_mask(block, newline), _mm512_cmpeq_epi8_mask(block, delimiter))
+    };
+    let write = |at: u32, newlines: u64, found: u64, entries: &mut [u32; SLACK_ENTRIES]| {
+        let at = _mm512_set1_epi32(at as i32);
+        let mark = _mm512_set1_epi32(NEWLINE as i32);
+        let mut bits = _mm512_maskz_compress_epi8(found, positions);
+        let mut marks = _pext_u64(newlines, found);
+        let total = found.count_ones() as usize;
+        for sixteen in entries.as_chunks_mut::<16>().0.iter_mut().take(total.div_ceil(16)) {
+            let ends = _mm512_add_epi32(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(bits)), at);
+            let ends = _mm512_mask_or_epi32(ends, marks as u16, ends, mark);
+            // SAFETY: sixteen entries have 64 bytes.
+            unsafe { _mm512_storeu_si512(sixteen.as_mut_ptr().cast(), ends) };
+            bits = _mm512_alignr_epi32::<4>(bits, bits);
+            marks >>= 16;
+        }
+    };
+    search.blocks(find, write)
+}
+
+/// Parses the fields of a column from `row` on as decimals for as long as they are of at most eight bytes, a sign
+/// and a point among them. Stops before four fields of which one is anything else, so at the latest before the
+/// last three of `rows`; gives the number of values that it has added. Without vector instructions that is none.
+pub(crate) fn short_decimals(
+    level: Level,
+    chunk: &Chunk<'_>,
+    column: usize,
+    row: usize,
+    rows: usize,
+    values: &mut Vec<f64>,
+) -> usize {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level was detected, and AVX-512 comes with AVX2.
+        Level::Avx2 | Level::Avx512 => unsafe { short_decimals_avx2(chunk, column, row, rows, values) },
+        _ => 0,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn short_decimals_avx2(chunk: &Chunk<'_>, column: usize, row: usize, rows: usize, values: &mut Vec<f64>) -> usize {
+    let mut taken = 0;
+    while row + taken + 4 <= rows {
+        let (mut words, mut lengths) = ([0; 4], [0; 4]);
+        for i in 0..4 {
+            let (start, end) = chunk.raw(row + taken + i, column);
+            words[i] = u64::from_le_bytes(chunk.bytes[start..start + 8].try_into().expect("8 bytes"));
+            lengths[i] = (end - start) as u64;
+        }
+        let Some(four) = four_decimals(words, lengths) else { break };
+        values.extend_from_slice(&four);
+        taken += 4;
+    }
+    taken
+}
+
+/// Four decimals: a sign, digits and a point, up to eight bytes together, of which the first is the lowest of a
+/// word. `None` if one of them is anything else.
+///
+/// The digits are an integer below 10^8 and are divided by a power of ten: both are exact, so that the quotient
+/// is rounded once.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+fn four_decimals(words: [u64; 4], lengths: [u64; 4]) -> Option<[f64; 4]> {
+    let vector = |[a, b, c, d]: [u64; 4]| _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
+    let one = _mm256_set1_epi64x(1);
+    let (words, lengths) = (vector(words), vector(lengths));
+
+    let signs =
+        _mm256_and_si256(_mm256_cmpeq_epi8(words, _mm256_set1_epi64x(i64::from(b'-'))), _mm256_set1_epi64x(0xFF));
+    let negative = _mm256_cmpeq_epi64(signs, _mm256_set1_epi64x(0xFF));
+    let unsigned = _mm256_add_epi64(lengths, negative);
+    // The text moves up to the high bytes, the sign goes, zeros come in below.
+    let shifts = _mm256_slli_epi64::<3>(_mm256_sub_epi64(_mm256_set1_epi64x(8), lengths));
+    let text = _mm256_sllv_epi64(_mm256_andnot_si256(signs, words), shifts);
+
+    // The lowest bit of the first point, or none.
+    let points = _mm256_cmpeq_epi8(text, _mm256_set1_epi8(b'.' as i8));
+    let point = _mm256_and_si256(points, _mm256_sub_epi64(_mm256_setzero_si256(), points));
+    let no_point = _mm256_cmpeq_epi64(point, _mm256_setzero_si256());
+    // What is before the point moves up by its byte.
+    let before = _mm256_andnot_si256(no_point, _mm256_sub_epi64(point, one));
+    let through = _mm256_andnot_si256(no_point, _mm256_sub_epi64(_mm256_slli_epi64::<8>(point), one));
+    let moved = _mm256_slli_epi64::<8>(_mm256_and_si256(text, before));
+    let joined = _mm256_or_si256(_mm256_andnot_si256(through, text), moved);
+
+    let count = _mm256_sub_epi64(unsigned, _mm256_add_epi64(one, no_point));
+    let zeros = _mm256_set1_epi8(b'0' as i8);
+    let filled = _mm256_or_si256(joined, _mm256_srlv_epi64(zeros, _mm256_slli_epi64::<3>(count)));
+    let digits = _mm256_sub_epi8(filled, zeros);
+
+    let too_high = _mm256_subs_epu8(digits, _mm256_set1_epi8(9));
+    // Without a digit, or with more than eight bytes.
+    let none = _mm256_cmpgt_epi64(one, count);
+    let too_long = _mm256_cmpgt_epi64(lengths, _mm256_set1_epi64x(8));
+    let wrong = _mm256_or_si256(too_high, _mm256_or_si256(none, too_long));
+    if _mm256_testz_si256(wrong, wrong) == 0 {
+        return None;
+    }
+    // The point's own bit stands where the one of its power of ten has to.
+    let power = _mm256_or_si256(point, _mm256_slli_epi64::<56>(_mm256_and_si256(no_point, one)));
+    let quotient = _mm256_div_pd(floats(digits), floats(power));
+    let signed = _mm256_xor_pd(quotient, _mm256_castsi256_pd(_mm256_slli_epi64::<63>(negative)));
+    let mut four = [0.0; 4];
+    // SAFETY: four values have 32 bytes; the store need not be aligned.
+    unsafe { _mm256_storeu_pd(four.as_mut_ptr(), signed) };
+    Some(four)
+}
+
+/// Eight digits per word, the first the lowest byte, as numbers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn floats(digits: __m256i) -> __m256d {
+    let pairs = _mm256_maddubs_epi16(digits, _mm256_set1_epi16(1 << 8 | 10));
+    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32(1 << 16 | 100));
+    let high = _mm256_mul_epu32(fours, _mm256_set1_epi64x(10_000));
+    let eights = _mm256_add_epi64(high, _mm256_srli_epi64::<32>(fours));
+    // As the low bits of 2^52 they are a float once that is taken away.
+    let magic = _mm256_set1_pd((1_u64 << 52) as f64);
+    _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(eights), magic), magic)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn all_levels_find_what_a_plain_loop_finds(
+            text in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), any::<u8>()], 0..300),
+            from in 0_usize..300,
+            room in 0_usize..400,
+        ) {
+            let from = from.min(text.len());
+            let expected: Vec<u32> = text.iter().enumerate().skip(from).filter(|(_, byte)| b",\n".contains(*byte))
+                .map(|(at, byte)| at as u32 | if *byte == b'\n' { NEWLINE } else { 0 }).collect();
+            // What follows must not matter.
+            let mut bytes = text.clone();
+            bytes.extend_from_slice(&[b','; 64]);
+            for level in Level::all() {
+                let mut ends = vec![0; room];
+                let search = Search { bytes: &bytes, from, limit: text.len(), delimiter: b',', ends: &mut ends };
+                let count = search.run(level);
+                prop_assert!(count == expected.len() || room < count + SLACK_ENTRIES);
+                prop_assert_eq!(&ends[..count], &expected[..count], "{:?}", level);
+            }
+        }
+
+        #[test]
+        #[cfg(target_arch = "x86_64")]
+        fn four_short_decimals_are_those_of_the_standard_library(
+            texts in prop::array::uniform4(prop_oneof![4 => r"-?[0-9]{0,5}\.?[0-9]{1,3}", 1 => r"[-0-9.,\n\r+ e]{0,10}"]),
+        ) {
+            if Level::detect() == Level::Portable {
+                return Ok(());
+            }
+            let word = |text: &String| {
+                let mut bytes = text.clone().into_bytes();
+                bytes.extend_from_slice(b",7.8-9\n.0");
+                u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"))
+            };
+            let plain = |text: &String| text.len() <= 8 && text.bytes().all(|byte| b"-.0123456789".contains(&byte));
+            let expected: Option<Vec<u64>> =
+                texts.iter().map(|text| text.parse().ok().filter(|_| plain(text)).map(f64::to_bits)).collect();
+            // SAFETY: the level was detected.
+            let found = unsafe { four_decimals(texts.each_ref().map(word), texts.each_ref().map(|text| text.len() as u64)) };
+            prop_assert_eq!(found.map(|four| four.map(f64::to_bits).to_vec()), expected, "{:?}", texts);
+        }
+    }
+}
