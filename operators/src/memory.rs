@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use aqueduct_runtime::batch::batch_bytes;
+use aqueduct_runtime::batch::{batch_bytes, copied};
 use aqueduct_runtime::memory::{Account, hand_out};
 use aqueduct_runtime::{
     CloseStep, OperatorError, Outbox, Receipt, Result, Scan, ScanContext, Sink, SinkContext, SinkSpec, SinkStep,
@@ -97,15 +97,17 @@ impl Source for MemoryReader {
         Ok(())
     }
 
+    /// Emits copies: a job that claimed the program's own buffers would be charged for them until the program
+    /// lets go of them, which may be never.
     fn read(&mut self, budget_bytes: usize, out: &mut Outbox) -> Result<SourceStep> {
         let Some(batch) = self.batch.take() else { return Ok(SourceStep::Done) };
         let rows = batch.num_rows();
         let fit = rows.checked_div(batch_bytes(&batch).div_ceil(budget_bytes.max(1))).unwrap_or(rows).max(1);
         if fit >= rows {
-            out.push(batch);
+            out.push(copied(&batch));
             return Ok(SourceStep::Done);
         }
-        out.push(batch.slice(0, fit));
+        out.push(copied(&batch.slice(0, fit)));
         self.batch = Some(batch.slice(fit, rows - fit));
         Ok(SourceStep::More)
     }

@@ -90,9 +90,11 @@ impl OperatorContext {
     }
 }
 
-/// Bytes that a container may count on: the account's floor, or what is free in an account without one.
+/// Bytes that a container may count on: the account's floor, or what is free in an account without one. What
+/// floats beside a floor may be gone when a frame that was sized by it is to be read.
 fn budget_bytes(account: &Account) -> usize {
-    account.floor().max(account.room().min(1 << 20)).max(64 << 10)
+    let budget = if account.floor() > 0 { account.floor() } else { account.room().min(1 << 20) };
+    budget.max(64 << 10)
 }
 
 /// Reserves `bytes` that are needed to go on at all: within the floor they are always to be had, even where

@@ -539,3 +539,31 @@ fn containers_can_be_sent_to_another_thread() {
     is_send::<MapReader<Places>>();
     is_send::<ExternalSorter>();
 }
+
+#[test]
+fn what_was_spilled_comes_back_when_others_have_taken_all_that_floats() {
+    let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..1_000)) as ArrayRef)]);
+    let batch = batch.expect("one column");
+    let setup = setup(4 << 20, SpillingVec::min_memory(BATCH_BYTES));
+    let mut vec = SpillingVec::new(&setup.account, &setup.space, batch.schema());
+    for _ in 0..200 {
+        vec.push(copied(&batch)).expect("pushed");
+        setup.after_step();
+    }
+    while vec.spill(1 << 20).expect("spilled") > 0 {
+        setup.after_step();
+    }
+    let others = setup.pool.account("others").try_reserve(setup.pool.available()).expect("what floats");
+    let mut reader = vec.drain();
+    let mut rows = 0;
+    loop {
+        match reader.next().expect("the floor is enough") {
+            Next::Batch(batch) => rows += batch.num_rows(),
+            Next::Blocked(ticket) => ticket.wait(),
+            Next::End => break,
+        }
+    }
+    assert_eq!(rows, 200_000);
+    drop((reader, others));
+    setup.ends_clean();
+}
