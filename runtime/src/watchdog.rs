@@ -18,8 +18,8 @@ use crate::task::Waiting;
 pub(crate) struct Watch {
     /// The stuck tasks of the last look, with their step counts.
     last: Vec<(usize, u64)>,
-    /// Holders that had nothing to free were asked again, at these step counts.
-    asked: Vec<(usize, u64)>,
+    /// Holders that had nothing to free were asked again since tasks are stuck.
+    asked: bool,
 }
 
 impl Watch {
@@ -40,7 +40,8 @@ impl Watch {
         let stuck = stuck_tasks(plan, running, jobs);
         let seen: Vec<_> = stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
         let same = !seen.is_empty() && seen == self.last;
-        self.last.clone_from(&seen);
+        self.asked &= !seen.is_empty();
+        self.last = seen;
         if !same {
             return None;
         }
@@ -57,8 +58,9 @@ impl Watch {
             }
         }
         let short = stuck.iter().any(|&task| matches!(running.tasks[task].waiting(), Waiting::Memory(_)));
-        if short && self.asked != seen {
-            self.asked = seen;
+        if short && !self.asked {
+            // Being asked takes a step: only a look that finds nobody stuck starts anew.
+            self.asked = true;
             return Some(Found::ShortOfMemory);
         }
         Some(Found::Deadlock(cycle))
