@@ -41,8 +41,8 @@ pub(crate) struct CallerWake {
 struct CallerState {
     woken: bool,
     port: Option<PortReceiver>,
-    /// The stream is gone: a port that comes now is stopped at once.
-    dropped: bool,
+    /// The stream is gone or has ended: a port that comes now is stopped at once.
+    over: bool,
     poller: Option<Waker>,
 }
 
@@ -65,7 +65,7 @@ impl CallerWake {
     pub(crate) fn connect(self: &Arc<Self>, port: PortReceiver) {
         let refused = {
             let mut state = self.state.lock();
-            if state.dropped {
+            if state.over {
                 Some(port)
             } else {
                 state.port = Some(port);
@@ -97,8 +97,9 @@ impl ResultStream {
                 return Poll::Ready(None);
             }
             if let Some(error) = self.job.error() {
-                self.ended = true;
-                return Poll::Ready(Some(Err(error.clone())));
+                let error = error.clone();
+                self.end();
+                return Poll::Ready(Some(Err(error)));
             }
             let received = {
                 let mut state = self.wake.state.lock();
@@ -129,7 +130,7 @@ impl ResultStream {
                     Poll::Pending
                 }
                 Ok(Received::Ended) => {
-                    self.ended = true;
+                    self.end();
                     Poll::Ready(None)
                 }
                 Err(cause) => {
@@ -140,6 +141,18 @@ impl ResultStream {
                 }
             };
         }
+    }
+
+    /// Gives the port back: a stream that has ended may be kept, and holds no memory of the job's.
+    fn end(&mut self) {
+        self.ended = true;
+        let port = {
+            let mut state = self.wake.state.lock();
+            state.over = true;
+            state.port.take()
+        };
+        // Stopping wakes its senders: not under the lock.
+        drop(port);
     }
 }
 
@@ -178,12 +191,7 @@ impl Stream for ResultStream {
 
 impl Drop for ResultStream {
     fn drop(&mut self) {
-        let port = {
-            let mut state = self.wake.state.lock();
-            state.dropped = true;
-            state.port.take()
-        };
-        drop(port);
+        self.end();
     }
 }
 

@@ -359,3 +359,16 @@ fn one_row_is_one_group_and_a_header_alone_is_none() {
         }
     });
 }
+
+#[test]
+fn a_stream_that_was_read_to_its_end_holds_no_memory_while_it_is_kept() {
+    within(60, || {
+        let cluster = cluster(2, SMALL_BYTES);
+        let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(100_000))).expect("a frame");
+        let mut rows = numbers.stream().expect("a stream");
+        assert_eq!(rows.by_ref().map(|batch| batch.expect("rows").num_rows()).sum::<usize>(), 100_000);
+        assert_clean(&cluster);
+        assert!(rows.next().is_none());
+        drop(rows);
+    });
+}

@@ -6,7 +6,10 @@ use aqueduct::arrow::array::AsArray;
 use aqueduct::arrow::datatypes::Int64Type;
 use aqueduct::prelude::*;
 
-use crate::{SMALL_BYTES, WORKERS, assert_clean, assert_says, cluster, folder, sufficient_limit, within, write_lines};
+use crate::{
+    SMALL_BYTES, WORKERS, assert_clean, assert_empty, assert_says, cluster, folder, sufficient_limit, within,
+    write_lines,
+};
 
 #[test]
 fn memory_limits_are_read_in_their_usual_spellings() {
@@ -63,7 +66,7 @@ fn a_limit_that_is_too_small_is_refused_with_one_that_is_enough() {
                 let answer = plan(&enough.read_csv(&path).expect("a CSV file")).compute();
                 let answer = answer.unwrap_or_else(|error| panic!("{workers} workers of {needed} bytes: {error}"));
                 assert_eq!(answer.num_rows(), rows, "{workers} workers of {needed} bytes");
-                assert_clean(&enough);
+                assert_empty(&enough);
             }
             // A refusal costs nothing.
             assert!(tiny.memory().iter().all(|pool| pool.peak() == 0));

@@ -106,11 +106,16 @@ fn spill_files(spill_path: &Path) -> usize {
 
 /// Nothing of a job is left, no claim went over a limit, and the next job runs.
 fn assert_clean(cluster: &LocalCluster) {
+    assert_empty(cluster);
+    let numbers = cluster.from_source("numbers", range("n", Some(10_000))).expect("a frame");
+    assert_eq!(numbers.count().expect("the next job runs"), 10_000);
+}
+
+/// Nothing of a job is left, and no claim went over a limit.
+fn assert_empty(cluster: &LocalCluster) {
     eventually("every reservation is given back", || cluster.memory().iter().all(|pool| pool.charged() == 0));
     assert!(cluster.memory().iter().all(|pool| pool.overruns() == 0), "a claim went over the limit");
     eventually("every spill file is gone", || spill_files(&cluster.spill_path()) == 0);
-    let numbers = cluster.from_source("numbers", range("n", Some(10_000))).expect("a frame");
-    assert_eq!(numbers.count().expect("the next job runs"), 10_000);
 }
 
 /// The limit per worker that a refusal names as enough.

@@ -104,6 +104,7 @@ impl CsvSink {
             reservation,
             rest: None,
             writing: None,
+            writing_bytes: 0,
             rows: 0,
             closing: Closing::Open,
         })
@@ -170,6 +171,8 @@ struct CsvFile {
     /// Rows that are not encoded yet.
     rest: Option<RecordBatch>,
     writing: Option<Pending<std::io::Result<Vec<u8>>>>,
+    /// Bytes of the buffer that is being written, if one is.
+    writing_bytes: usize,
     rows: u64,
     closing: Closing,
 }
@@ -180,13 +183,15 @@ enum Closing {
 }
 
 impl CsvFile {
-    /// Encodes the next rows behind what is in the buffer.
+    /// Encodes rows behind what is in the buffer, which they fit in unless they are one row and it is empty.
     fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
-        let estimate = 2 * batch_bytes(batch) + batch.num_rows() * VALUE_BYTES * batch.num_columns();
-        let needed = self.buffer.len() + estimate;
+        let needed = self.buffer.len() + Self::text_bytes(batch);
         if needed > self.buffer.capacity() {
-            let other = self.spare.as_ref().map_or(BUFFER_BYTES, Vec::capacity);
-            if !self.reservation.try_set(self.buffer.capacity() + needed + other) {
+            if self.buffer.is_empty() {
+                // Nothing is moved: the old buffer goes before there is a new one.
+                self.buffer = Vec::new();
+            }
+            if !self.reservation.try_set(self.buffer.capacity() + needed + self.other_bytes()) {
                 return Err(too_large(&self.context.memory, needed));
             }
             self.buffer.reserve_exact(needed - self.buffer.len());
@@ -197,9 +202,13 @@ impl CsvFile {
         self.buffer = writer.into_inner();
         self.header = false;
         // Text longer than the estimate is there already.
-        let other = self.spare.as_ref().map_or(BUFFER_BYTES, Vec::capacity);
-        self.reservation.set((self.buffer.capacity() + other).max(2 * BUFFER_BYTES));
+        self.reservation.set((self.buffer.capacity() + self.other_bytes()).max(2 * BUFFER_BYTES));
         Ok(())
+    }
+
+    /// Bytes of the buffer that is not being filled.
+    fn other_bytes(&self) -> usize {
+        self.spare.as_ref().map_or(self.writing_bytes, Vec::capacity)
     }
 
     /// Hands the buffer to an I/O thread, once that has written the one before. `true` if it did.
@@ -221,6 +230,7 @@ impl CsvFile {
         }
         if !self.buffer.is_empty() {
             let buffer = std::mem::replace(&mut self.buffer, self.spare.take().unwrap_or_default());
+            self.writing_bytes = buffer.capacity();
             let handle = Arc::clone(&self.handle);
             let write = move || (&*handle).write_all(&buffer).map(|()| buffer);
             self.writing = Some(self.context.io.run("writing", write));
@@ -232,11 +242,27 @@ impl CsvFile {
         self.writing.as_ref().map(|writing| writing.ticket().clone())
     }
 
-    /// Rows of `batch` that one buffer has room for.
-    fn rows_per_buffer(batch: &RecordBatch) -> usize {
-        let rows = batch.num_rows().max(1);
-        let per_row = 2 * batch_bytes(batch) / rows + VALUE_BYTES * batch.num_columns();
-        (BUFFER_BYTES / per_row.max(1)).max(1)
+    /// Bytes that the text of `batch` may take.
+    fn text_bytes(batch: &RecordBatch) -> usize {
+        2 * batch_bytes(batch) + batch.num_rows() * VALUE_BYTES * batch.num_columns()
+    }
+
+    /// First rows of `batch` that the buffer has room for: one row at the least if it is empty. `None` if it has to
+    /// be written first.
+    fn fitting_rows(&self, batch: &RecordBatch) -> Option<usize> {
+        let room = self.buffer.capacity() - self.buffer.len();
+        let mut rows = batch.num_rows();
+        loop {
+            let text_bytes = Self::text_bytes(&batch.slice(0, rows));
+            if text_bytes <= room {
+                return Some(rows);
+            }
+            if rows <= 1 {
+                return self.buffer.is_empty().then_some(rows);
+            }
+            // Rows may differ in length: halves, where a share by the average does not do.
+            rows = (room as u128 * rows as u128 / text_bytes as u128).clamp(1, rows as u128 / 2) as usize;
+        }
     }
 }
 
@@ -249,15 +275,20 @@ impl Sink for CsvFile {
 
     fn resume(&mut self) -> Result<SinkStep> {
         loop {
+            let fitting = self.rest.as_ref().map(|batch| self.fitting_rows(batch));
             // A full buffer goes first: there is never more than it and the one being written.
-            if self.buffer.len() >= BUFFER_BYTES / 2 && !self.flush()? {
+            if (self.buffer.len() >= BUFFER_BYTES / 2 || fitting == Some(None)) && !self.flush()? {
                 match self.blocked() {
                     Some(ticket) => return Ok(SinkStep::Blocked(ticket)),
                     None => continue,
                 }
             }
             let Some(batch) = self.rest.take() else { return Ok(SinkStep::Written) };
-            let rows = Self::rows_per_buffer(&batch).min(batch.num_rows());
+            // The buffer may have been written since.
+            let Some(rows) = self.fitting_rows(&batch) else {
+                self.rest = Some(batch);
+                continue;
+            };
             self.encode(&batch.slice(0, rows))?;
             if rows < batch.num_rows() {
                 self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
@@ -407,6 +438,45 @@ mod tests {
         spec.commit(vec![receipt]).expect("committed");
         assert_eq!(std::fs::metadata(&path).expect("there").len(), 2 * (2 << 20) + 2 + 5);
         assert_eq!(pool.overruns(), 0);
+    }
+
+    #[test]
+    fn batches_of_the_size_that_its_memory_is_for_are_written_within_it() {
+        const BATCH_BYTES: usize = 64 << 10;
+        let folder = tempfile::tempdir().expect("a folder");
+        let spec = CsvSink::new(folder.path().join("out.csv")).with_header(false);
+        let pool = MemoryPool::new(spec.min_memory(BATCH_BYTES));
+        let rows = (BATCH_BYTES / 16) as i64;
+        let numbers: [(&str, ArrayRef); 2] = [
+            ("a", Arc::new(Int64Array::from_iter_values(0..rows))),
+            ("b", Arc::new(Float64Array::from_iter_values((0..rows).map(|i| i as f64 / 3.0)))),
+        ];
+        let long = "\"".repeat(BATCH_BYTES - 64);
+        let texts: [(&str, ArrayRef); 2] = [
+            ("a", Arc::new(Int64Array::from_iter_values(0..1))),
+            ("b", Arc::new(StringViewArray::from(vec![long.as_str()]))),
+        ];
+        let mixed: [(&str, ArrayRef); 2] = [
+            ("a", Arc::new(Int64Array::from_iter_values(0..101))),
+            (
+                "b",
+                Arc::new(StringViewArray::from_iter_values(
+                    (0..101).map(|i| &long[..if i == 50 { 40_000 } else { 9 }]),
+                )),
+            ),
+        ];
+        let columns = [numbers, texts, mixed];
+        let batches = columns.map(|columns| RecordBatch::try_from_iter(columns).expect("two columns"));
+        assert!(batches.iter().all(|batch| batch_bytes(batch) <= BATCH_BYTES));
+        let order = [0, 0, 1, 1, 2, 1, 0, 2, 2, 0, 0, 0, 1, 2].map(|index| batches[index].clone());
+        let mut sink = spec.open(context(&pool, 1)).expect("opened");
+        let receipt = write(&mut *sink, order.clone()).expect("written");
+        spec.commit(vec![receipt]).expect("committed");
+        let mut expected = arrow_csv::WriterBuilder::new().with_header(false).build(vec![]);
+        order.iter().for_each(|batch| expected.write(batch).expect("written"));
+        assert!(std::fs::read(spec.path()).expect("there") == expected.into_inner());
+        drop(sink);
+        assert_eq!((pool.charged(), pool.overruns()), (0, 0));
     }
 
     #[test]
