@@ -55,7 +55,8 @@ impl LocalCluster {
         self.read_csv_with(path, CsvOptions::default())
     }
 
-    /// As [`LocalCluster::read_csv`], with options: delimiter, header, quotes, spellings of null, a schema.
+    /// As [`LocalCluster::read_csv`], with options: delimiter, header, quotes, spellings of null, a schema, and
+    /// what a value does that is not of its column's inferred type.
     ///
     /// # Errors
     ///

@@ -6,6 +6,8 @@ use aqueduct_runtime::{ExecutionError, OperatorError, PlanError};
 use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
 
+use crate::widen::Widening;
+
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -39,6 +41,15 @@ pub enum Error {
     /// The job ended badly.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
+    /// The frame was run again with wider columns, as [`OnMismatch::Widen`](crate::OnMismatch::Widen) says, and
+    /// that failed: it makes no sense with them, or the new job ended badly.
+    #[error("{cause}; {}", list(.widened))]
+    Widened {
+        /// The columns, in the order in which they were widened.
+        widened: Vec<Widening>,
+        /// What is wrong.
+        cause: Box<Error>,
+    },
 }
 
 impl Error {
@@ -50,7 +61,7 @@ impl Error {
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
-        Self::Query(Arc::new(error))
+        Self::Query(Arc::new(without_context(error)))
     }
 }
 
@@ -72,8 +83,20 @@ impl From<ArrowError> for Error {
     }
 }
 
+fn list(widened: &[Widening]) -> String {
+    widened.iter().map(Widening::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// The error for a name that no column has.
 pub(crate) fn no_such_column<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> DataFusionError {
     let known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
     DataFusionError::Plan(format!("there is no column `{name}`; the columns are {}", known.join(", ")))
+}
+
+/// Drops notes on DataFusion's inner workings that help nobody who writes a frame.
+pub(crate) fn without_context(error: DataFusionError) -> DataFusionError {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => without_context(*inner),
+        other => other,
+    }
 }

@@ -33,9 +33,10 @@ mod progress;
 mod run;
 mod table;
 mod trace;
+mod widen;
 
 pub use aqueduct_operators as operators;
-pub use aqueduct_operators::csv::CsvOptions;
+pub use aqueduct_operators::csv::{CsvOptions, OnMismatch};
 pub use aqueduct_runtime as runtime;
 pub use aqueduct_runtime::Graph;
 pub use arrow;
@@ -47,6 +48,7 @@ pub use frame::{Frame, GroupBy};
 pub use run::FrameStream;
 pub use table::Table;
 pub use trace::{LogFormat, init_tracing, init_tracing_as};
+pub use widen::Widening;
 
 /// Functions of expressions: everything that DataFusion's libraries of scalar and aggregate functions offer.
 pub mod functions {
@@ -62,6 +64,6 @@ pub mod prelude {
     };
 
     pub use crate::{
-        CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, LocalCluster, Table, col, count_rows, mean,
+        CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, LocalCluster, OnMismatch, Table, col, count_rows, mean,
     };
 }

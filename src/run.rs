@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::{fmt, future};
 
 use aqueduct_operators::csv::CsvSink;
@@ -20,6 +20,7 @@ use crate::frame::Frame;
 use crate::planner::{self, Planned};
 use crate::progress::{self, Progress};
 use crate::table::{Table, with_schema};
+use crate::widen::{self, Attempt};
 
 /// The name of the sink in plans and errors.
 const WRITE: &str = "write";
@@ -59,7 +60,11 @@ fn finish(job: Job) -> Result<JobSummary, ExecutionError> {
 
 /// All rows of `frame`, with a progress bar if `bar` and the session want one.
 pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
-    let (FrameStream { schema, rows, job }, shown) = open(frame)?;
+    widen::retried(frame, |frame| collect_once(frame, bar))
+}
+
+fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
+    let (FrameStream { schema, rows, job, .. }, shown) = open(frame)?;
     let monitor = job.monitor();
     let batches = progress::watch(
         bar && shown,
@@ -74,7 +79,17 @@ pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
 
 /// All rows of `frame`; never blocks the thread.
 pub(crate) async fn collect_async(frame: &Frame) -> Result<Table> {
-    let mut rows = stream(frame)?;
+    let mut attempt = Attempt::new(frame);
+    loop {
+        match collect_once_async(attempt.frame()).await {
+            Err(error) => attempt.widen_for(error)?,
+            answer => return answer,
+        }
+    }
+}
+
+async fn collect_once_async(frame: &Frame) -> Result<Table> {
+    let (mut rows, _) = open(frame)?;
     let mut batches = Vec::new();
     while let Some(batch) = future::poll_fn(|context| Pin::new(&mut rows).poll_next(context)).await {
         batches.push(batch?);
@@ -84,18 +99,24 @@ pub(crate) async fn collect_async(frame: &Frame) -> Result<Table> {
 
 /// The rows of `frame` as they come.
 pub(crate) fn stream(frame: &Frame) -> Result<FrameStream> {
-    open(frame).map(|(rows, _)| rows)
+    let (rows, _) = open(frame)?;
+    Ok(FrameStream { attempt: Some(Attempt::new(frame)), ..rows })
 }
 
 fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
     let Planned { graph, result, schema, .. } = frame.planned()?;
     let (mut job, shown) = start(frame, &graph)?;
     let rows = job.take_result(result).expect("a result of the graph that was run, not taken before");
-    Ok((FrameStream { schema, rows, job }, shown))
+    Ok((FrameStream { schema, rows, job, attempt: None, delivered: false }, shown))
 }
 
 /// Writes the rows of `frame` to `path`; how many there were.
 pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
+    // A file of a job that failed has never been there.
+    widen::retried(frame, |frame| write_csv_once(frame, path))
+}
+
+fn write_csv_once(frame: &Frame, path: &Path) -> Result<u64> {
     let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
@@ -129,15 +150,20 @@ pub struct FrameStream {
     schema: SchemaRef,
     rows: ResultStream,
     job: Job,
+    /// The frame and how it was changed; `None` if whoever reads this runs it again on their own.
+    attempt: Option<Attempt>,
+    /// Whether the caller has had a batch.
+    delivered: bool,
 }
 
 impl FrameStream {
-    /// The schema of every batch.
+    /// The schema of every batch. Where columns may widen ([`OnMismatch::Widen`](crate::OnMismatch::Widen)), it is
+    /// settled once there is a batch.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// The running job: its metrics, and how to cancel it.
+    /// The running job: its metrics, and how to cancel it. Another one after columns were widened.
     pub fn job(&self) -> &Job {
         &self.job
     }
@@ -145,14 +171,44 @@ impl FrameStream {
     fn checked(&self, batch: Result<RecordBatch, ExecutionError>) -> Result<RecordBatch> {
         with_schema(batch?, &self.schema)
     }
+
+    /// What the caller gets for `batch`; `None` if a new job has begun instead.
+    fn settled(&mut self, batch: Result<RecordBatch, ExecutionError>) -> Option<Result<RecordBatch>> {
+        match self.checked(batch) {
+            Ok(batch) => {
+                self.delivered = true;
+                Some(Ok(batch))
+            }
+            Err(error) => self.run_again(error).err().map(Err),
+        }
+    }
+
+    /// Runs the frame with the wider column that `error` asks for.
+    fn run_again(&mut self, error: Error) -> Result<()> {
+        let Some(attempt) = &mut self.attempt else { return Err(error) };
+        if self.delivered {
+            return Err(attempt.explained(error));
+        }
+        attempt.widen_for(error)?;
+        let (FrameStream { schema, rows, job, .. }, _) = match open(attempt.frame()) {
+            Ok(opened) => opened,
+            Err(error) => return Err(attempt.explained(error)),
+        };
+        (self.schema, self.rows, self.job) = (schema, rows, job);
+        Ok(())
+    }
 }
 
 impl Iterator for FrameStream {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.rows.next()?;
-        Some(self.checked(batch))
+        loop {
+            let batch = self.rows.next()?;
+            if let Some(batch) = self.settled(batch) {
+                return Some(batch);
+            }
+        }
     }
 }
 
@@ -160,8 +216,14 @@ impl Stream for FrameStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let batch = Pin::new(&mut self.rows).poll_next(context);
-        batch.map(|batch| batch.map(|batch| self.checked(batch)))
+        loop {
+            let Some(batch) = ready!(Pin::new(&mut self.rows).poll_next(context)) else {
+                return Poll::Ready(None);
+            };
+            if let Some(batch) = self.settled(batch) {
+                return Poll::Ready(Some(batch));
+            }
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 pub use group::GroupBy;
 
 use crate::cluster::Session;
-use crate::error::{Error, Result, no_such_column};
+use crate::error::{Error, Result, no_such_column, without_context};
 use crate::expr::{IntoExpr, IntoExprs, named};
 use crate::optimize;
 
@@ -49,7 +49,8 @@ impl Frame {
         Self { session, plan: Ok(Arc::new(plan)) }
     }
 
-    /// Names and types of the columns.
+    /// Names and types of the columns. Those of a file's columns are as inferred: where they may widen
+    /// ([`OnMismatch::Widen`](crate::OnMismatch::Widen)), a result says which types they had.
     ///
     /// # Errors
     ///
@@ -212,7 +213,7 @@ impl Frame {
                 .and_then(LogicalPlanBuilder::build)
                 .and_then(names_are_unique)
                 .map(Arc::new)
-                .map_err(|cause| Error::Frame { step, cause: Arc::new(strip_context(cause)) })
+                .map_err(|cause| Error::Frame { step, cause: Arc::new(without_context(cause)) })
         });
         Frame { session: Weak::clone(&self.session), plan }
     }
@@ -253,13 +254,5 @@ fn names_are_unique(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
     match plan.schema().fields().iter().find(|field| !seen.insert(field.name().as_str())) {
         Some(twice) => plan_err!("there would be two columns `{}`: give one of them an alias", twice.name()),
         None => Ok(plan),
-    }
-}
-
-/// Drops notes on DataFusion's inner workings that help nobody who writes a frame.
-fn strip_context(error: DataFusionError) -> DataFusionError {
-    match error {
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => strip_context(*inner),
-        other => other,
     }
 }

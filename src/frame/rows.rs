@@ -19,6 +19,10 @@ impl Frame {
     /// group-by or a union. The table belongs to the caller and counts toward no memory limit: use
     /// [`Frame::stream`] or [`Frame::write_csv`] for results that are large.
     ///
+    /// Where a file was opened with [`OnMismatch::Widen`](crate::OnMismatch::Widen), the job may be run again with a
+    /// wider type for a column, and so may those of all other methods that run one. The table's schema is then not
+    /// [`Frame::schema`], which stays as it was.
+    ///
     /// # Errors
     ///
     /// The first step that was wrong, what this version cannot run, or how the job failed.
@@ -41,7 +45,8 @@ impl Frame {
     }
 
     /// Runs the frame and hands out its rows as they come: an iterator, and a `futures_core::Stream` for async
-    /// code. The job waits while nobody reads, and ends when the stream is dropped.
+    /// code. The job waits while nobody reads, and ends when the stream is dropped. No column is widened once there
+    /// was a batch.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aqueduct_operators::csv::CsvSource;
+use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
 use aqueduct_operators::{Expression, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
@@ -73,6 +73,23 @@ impl ScanTable {
 
     pub(crate) fn source(source: impl SourceSpec) -> Self {
         Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
+    }
+
+    /// The same table with the wider type that a value asks for; `None` if its columns keep their types, or that
+    /// column has the wider type already.
+    pub(crate) fn widened(&self, mismatch: &CsvError) -> Result<Option<Self>> {
+        let (Rows::Csv(source), CsvError::Value { file, column, expected, wider, .. }) = (&self.rows, mismatch) else {
+            return Ok(None);
+        };
+        let inferred = source.options().schema.is_none();
+        if !inferred || source.options().on_mismatch == OnMismatch::Fail || source.paths().all(|path| path != file) {
+            return Ok(None);
+        }
+        let index = self.schema.index_of(column)?;
+        if self.schema.field(index).data_type() != expected || expected == wider {
+            return Ok(None);
+        }
+        Ok(Some(Self::csv(source.with_type(index, wider.clone())?)))
     }
 
     /// Adds a source of these columns, all of them if `None`; the node that yields them.

@@ -31,6 +31,6 @@ mod text;
 mod tests;
 
 pub use error::CsvError;
-pub use options::CsvOptions;
+pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;

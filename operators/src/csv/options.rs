@@ -28,6 +28,22 @@ pub struct CsvOptions {
     pub sample_rows: usize,
     /// Bytes that inference looks at.
     pub sample_bytes: usize,
+    /// What a value does that is not of its column's inferred type.
+    pub on_mismatch: OnMismatch,
+}
+
+/// What follows from a value that is not of the type that was inferred for its column. A schema that was given
+/// is never changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnMismatch {
+    /// The job fails, with file, line, column and value.
+    #[default]
+    Fail,
+    /// A frame is run again with the next wider type for that column, if none of its rows have been delivered:
+    /// Float64 in place of an integer where the value is a number, else strings. The result may have other types
+    /// than the frame said, and the start of the file is read twice. A graph that reads the source fails all the
+    /// same.
+    Widen,
 }
 
 impl Default for CsvOptions {
@@ -40,6 +56,7 @@ impl Default for CsvOptions {
             schema: None,
             sample_rows: 10_000,
             sample_bytes: 1 << 20,
+            on_mismatch: OnMismatch::Fail,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Frames as a user sees them: whole jobs on a local cluster, each within a time limit, over 1, 2 and 8 partitions.
 
+mod widen;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
