@@ -30,7 +30,10 @@ fn main() -> aqueduct::Result<()> {
     println!("{}", cluster.plan(&graph)?);
 
     let job = cluster.run(&graph)?;
-    println!("{:>12} {:>12} {:>14} {:>14}", "in flight", "may be", "rows written", "limit");
+    println!(
+        "Five times a second: bytes on their way between actors, how many may be, the memory limit of all workers."
+    );
+    println!("{:>12} {:>12} {:>14} {:>14}", "on their way", "at the most", "memory limit", "rows written");
     for _ in 0..10 {
         sleep(Duration::from_millis(200));
         let now = job.metrics();
@@ -38,10 +41,14 @@ fn main() -> aqueduct::Result<()> {
         let capacity: usize = now.edges.iter().map(|edge| edge.capacity_bytes).sum();
         let written: u64 = now.nodes.iter().filter(|node| node.name == "slow sink").map(|node| node.rows_in).sum();
         let limit: usize = now.workers.iter().map(|worker| worker.limit_bytes).sum();
-        println!("{:>9} KiB {:>9} KiB {written:>14} {:>10} KiB", queued >> 10, capacity >> 10, limit >> 10);
+        let mib = |bytes: usize| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+        println!("{:>12} {:>12} {:>14} {written:>14}", mib(queued), mib(capacity), mib(limit));
     }
 
-    println!("\n{:<16} {:>8} {:>8} {:>8} {:>8}", "actor", "busy", "idle", "parked", "blocked");
+    println!(
+        "\nWhere each actor's time went: parked is waiting for room at the receiver, blocked is waiting for the disk."
+    );
+    println!("{:<16} {:>8} {:>8} {:>8} {:>8}", "actor", "busy", "idle", "parked", "blocked");
     for task in job.metrics().tasks {
         let times =
             [task.busy, task.idle, task.parked, task.blocked].map(|time| format!("{:.2} s", time.as_secs_f64()));

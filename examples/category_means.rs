@@ -6,6 +6,7 @@
 //! It prints the schema of the file, its first rows, the number of partitions, the plan, and the categories whose
 //! mean value is above 500: 49 of them for the file it makes.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
 
     println!("2. Find the data");
     let data = Data::find_or_make(arguments)?;
-    println!("   {} ({:.1} MB)\n", data.path.display(), std::fs::metadata(&data.path)?.len() as f64 / 1e6);
+    println!("   {data}\n");
 
     println!("3. Read it, lazily");
     let frame = cluster.read_csv(&data.path)?;
@@ -78,7 +79,10 @@ impl Arguments {
         while let Some(word) = words.next() {
             let value = words.next().ok_or("usage: category_means [--rows N] [--input FILE]")?;
             match word.to_str() {
-                Some("--rows") => arguments.rows = value.to_string_lossy().replace('_', "").parse()?,
+                Some("--rows") => {
+                    let rows = value.to_string_lossy().replace('_', "");
+                    arguments.rows = rows.parse().map_err(|_| format!("--rows takes a number, not `{rows}`"))?;
+                }
                 Some("--input") => arguments.input = Some(value.into()),
                 _ => return Err(format!("unknown option {}", word.to_string_lossy()).into()),
             }
@@ -105,6 +109,17 @@ impl Data {
         let data = Self { path, made: true };
         write_rows(&data.path, arguments.rows)?;
         Ok(data)
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        // A pattern such as `logs/*.csv` is not a file; whether it matches any is found out when it is read.
+        if let Ok(file) = std::fs::metadata(&self.path) {
+            write!(f, ", {:.1} MB", file.len() as f64 / 1e6)?;
+        }
+        f.write_str(if self.made { ", made for this run and removed in the end" } else { "" })
     }
 }
 

@@ -23,7 +23,10 @@ static ALLOCATOR: aqueduct::runtime::allocator::CountingAllocator =
     aqueduct::runtime::allocator::CountingAllocator::new();
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let events = std::env::args().nth(1).map_or(Ok(3_000_000), |rows| rows.replace('_', "").parse())?;
+    let events = match std::env::args().nth(1) {
+        Some(number) => number.replace('_', "").parse().map_err(|_| format!("a number of events, not `{number}`"))?,
+        None => 3_000_000,
+    };
     let cluster = LocalCluster::builder().workers(2).memory_limit("16MB").start()?;
 
     let mut graph = Graph::new();
@@ -37,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for batch in job.take_result(result).into_iter().flatten() {
         let batch = batch?;
         if count == 0 {
+            println!("The first sessions, with their start and end in seconds:");
             println!("{}", Table::try_new(batch.schema(), vec![batch.slice(0, batch.num_rows().min(5))])?);
         }
         count += batch.num_rows();
@@ -44,7 +48,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let metrics = job.wait()?.metrics;
     let spilled: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
-    println!("{count} sessions of {total} events, {:.1} MB of which went to disk", spilled as f64 / 1e6);
+    println!("{total} events make {count} sessions");
+    println!("{:.1} MB of events went to disk and came back", spilled as f64 / 1e6);
     for (index, worker) in metrics.workers.iter().enumerate() {
         let (peak, limit) = (worker.peak_bytes as f64 / 1e6, worker.limit_bytes as f64 / 1e6);
         println!("worker {index} held {peak:.1} MB at the most; its limit is {limit:.1} MB");
@@ -166,17 +171,22 @@ impl Sessionizer {
     }
 }
 
-/// Clicks of 50,000 users over a month, in no order.
+/// Clicks of 50,000 users over a month, in no order: in visits of five clicks each. Two visits may be one
+/// session, and one visit with long pauses several.
 fn clicks(rows: u64) -> impl SourceSpec {
     let fields = ["user", "second"].map(|name| Field::new(name, DataType::Int64, false));
     let schema = Arc::new(Schema::new(fields.to_vec()));
     let batch_schema = Arc::clone(&schema);
+    let visits = rows.div_ceil(5).max(1);
     Generator::new(schema, Some(rows), move |offset, rows| {
-        // Mixes the bits of a row's number, so that the same row is the same click in every run.
-        let mixed = |row: u64| (row ^ (row >> 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
+        // Mixes the bits of a number, so that the same row is the same click in every run.
+        let mixed = |number: u64| (number ^ (number >> 7)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(31);
         let rows = offset..offset + rows as u64;
-        let users = Int64Array::from_iter_values(rows.clone().map(|row| (mixed(row) % 50_000) as i64));
-        let seconds = Int64Array::from_iter_values(rows.map(|row| (mixed(mixed(row)) % 2_592_000) as i64));
+        let users = Int64Array::from_iter_values(rows.clone().map(|row| (mixed(row % visits) % 50_000) as i64));
+        let seconds = Int64Array::from_iter_values(rows.map(|row| {
+            let begin = mixed(mixed(row % visits)) % 2_592_000;
+            (begin + row / visits * (mixed(row) % 700)) as i64
+        }));
         Ok(RecordBatch::try_new(Arc::clone(&batch_schema), vec![Arc::new(users), Arc::new(seconds)])?)
     })
 }

@@ -23,7 +23,7 @@ fn main() -> aqueduct::Result<()> {
         Ok(RecordBatch::try_new(batch.schema(), vec![squares])?)
     });
     let result = graph.result("result", squares);
-    println!("{}", cluster.plan(&graph)?);
+    println!("How the graph will run:\n{}", cluster.plan(&graph)?);
 
     let mut job = cluster.run(&graph)?;
     let mut total = 0;

@@ -17,7 +17,10 @@ use aqueduct::runtime::allocator;
 static ALLOCATOR: allocator::CountingAllocator = allocator::CountingAllocator::new();
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let groups = std::env::args().nth(1).map_or(Ok(3_000_000), |rows| rows.replace('_', "").parse())?;
+    let groups = match std::env::args().nth(1) {
+        Some(number) => number.replace('_', "").parse().map_err(|_| format!("a number of groups, not `{number}`"))?,
+        None => 3_000_000,
+    };
     let cluster = LocalCluster::builder().workers(2).memory_limit("16MB").start()?;
 
     let means = cluster.from_source("visits", visits(groups))?.group_by("visitor").mean("seconds");
@@ -30,13 +33,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let metrics = rows.job().metrics();
     let spilled: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
-    println!("{counted} groups of {groups} rows");
-    println!("{:.1} MB of state went to disk", spilled as f64 / 1e6);
+    println!("{groups} rows make {counted} groups");
+    println!("{:.1} MB of groups went to disk and came back", spilled as f64 / 1e6);
     for (index, worker) in metrics.workers.iter().enumerate() {
         let (peak, limit) = (worker.peak_bytes as f64 / 1e6, worker.limit_bytes as f64 / 1e6);
         println!("worker {index} held {peak:.1} MB at the most; its limit is {limit:.1} MB");
     }
-    println!("the whole process held {:.1} MB at the most", allocator::peak_bytes() as f64 / 1e6);
+    println!("all that the process had allocated was {:.1} MB at the most", allocator::peak_bytes() as f64 / 1e6);
     Ok(())
 }
 

@@ -86,6 +86,14 @@ fn a_column_that_turns_float_is_read_as_float() {
         assert_eq!(late.f64s("value").expect("floats"), [Some(499_999.0), Some(0.5)]);
         assert_eq!(frame.filter(col("value").lt(lit(1))).count().expect("a count"), 2);
         assert_eq!(frame.union(&frame).aggregate(max(col("value"))).compute().expect("one row").num_rows(), 1);
+        // A union with a table that keeps its type has the type that takes both.
+        let ints: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let ints = RecordBatch::try_from_iter([("id", Arc::clone(&ints)), ("value", ints)]).expect("two columns");
+        let ints = cluster.from_batches(ints.schema(), vec![ints]).expect("a frame");
+        for both in [frame.union(&ints), ints.union(&frame)] {
+            let both = both.aggregate(sum(col("value")).alias("sum")).compute().expect("a sum");
+            assert_eq!(both.f64s("sum").expect("a float"), [Some(total(3.5))]);
+        }
 
         let out = folder.path().join("out.csv");
         assert_eq!(frame.write_csv(&out).expect("a file"), ROWS as u64);
@@ -165,8 +173,8 @@ fn a_stream_widens_until_it_has_delivered_rows() {
         let batches: Vec<_> = largest.by_ref().collect::<Result<_, _>>().expect("one row");
         assert_eq!(largest.schema().field(0).data_type(), &DataType::Float64);
         assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
-        let sum = batches.iter().find(|batch| batch.num_rows() > 0).expect("a row").column(0).clone();
-        assert_eq!(sum.as_primitive::<Float64Type>().value(0), total(0.5));
+        let row = batches.iter().find(|batch| batch.num_rows() > 0).expect("a row");
+        assert_eq!(row.column(0).as_primitive::<Float64Type>().value(0), total(0.5));
 
         let mut rows = frame.stream().expect("a stream");
         assert_eq!(rows.next().expect("rows").expect("the first").column(1).data_type(), &DataType::Int64);
