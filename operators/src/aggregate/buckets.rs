@@ -353,7 +353,7 @@ impl Buckets {
     }
 }
 
-fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
+pub(crate) fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
     let available = memory.most();
     OperatorError::RowTooLarge {
         needed_bytes: needed,

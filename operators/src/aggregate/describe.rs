@@ -32,10 +32,10 @@ pub struct Aggregate {
 /// One aggregate: what it is, what it is computed of, and where its states are.
 #[derive(Debug, Clone)]
 pub(crate) struct Function {
-    expression: Arc<AggregateFunctionExpr>,
+    pub(crate) expression: Arc<AggregateFunctionExpr>,
     /// Its arguments and what it is ordered by.
-    arguments: Vec<Expression>,
-    filter: Option<Expression>,
+    pub(crate) arguments: Vec<Expression>,
+    pub(crate) filter: Option<Expression>,
     state_types: Vec<DataType>,
     /// Bytes of state that a new group needs at the least.
     group_bytes: usize,
@@ -209,7 +209,7 @@ impl Aggregate {
     }
 }
 
-fn shaped(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+pub(crate) fn shaped(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let columns = columns
         .into_iter()
         .zip(schema.fields())
@@ -375,7 +375,7 @@ pub(crate) struct Unsaid {
 }
 
 /// The type of the values of a dictionary or of runs.
-fn unpacked(data_type: &DataType) -> &DataType {
+pub(crate) fn unpacked(data_type: &DataType) -> &DataType {
     match data_type {
         DataType::Dictionary(_, values) => unpacked(values),
         DataType::RunEndEncoded(_, values) => unpacked(values.data_type()),

@@ -1,5 +1,6 @@
 //! Hash aggregation in two halves: [`PartialAggregate`] before an exchange by the group columns, [`FinalAggregate`]
-//! behind it. Both are made from one [`Aggregate`].
+//! behind it. Both are made from one [`Aggregate`]. Functions that hold all values of a group, such as a median,
+//! are computed of sorted rows instead, by [`SortedAggregate`].
 //!
 //! ```text
 //! rows ─▶ PartialAggregate ─▶ keys and states ─▶ exchange ─▶ FinalAggregate ─▶ keys and results
@@ -13,6 +14,7 @@ mod final_aggregate;
 mod keys;
 mod partial_aggregate;
 mod per_group;
+mod sorted;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -20,3 +22,4 @@ mod tests;
 pub use describe::Aggregate;
 pub use final_aggregate::FinalAggregate;
 pub use partial_aggregate::PartialAggregate;
+pub use sorted::{AggregateArguments, SortedAggregate};

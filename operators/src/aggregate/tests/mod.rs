@@ -4,6 +4,7 @@
 mod functions;
 mod memory;
 mod shapes;
+mod sorted;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,390 @@
+//! Aggregation of sorted rows, for functions that would have to hold all values of a group: medians, percentiles
+//! and distinct aggregates. A group may be larger than memory.
+//!
+//! ```text
+//! rows ─▶ AggregateArguments ─▶ keys and arguments ─▶ exchange ─▶ SortedAggregate ─▶ keys and results
+//!                                                                   a sort by keys and argument for each
+//!                                                                   argument that needs one: a lane
+//! ```
+//!
+//! Lanes are read one after the other, each with all the memory that there is. The results of several lanes
+//! are put side by side at the end.
+
+mod group;
+mod lane;
+mod layout;
+mod zip;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use aqueduct_runtime::batch::batch_bytes;
+use aqueduct_runtime::io::Ticket;
+use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::state::{ExternalSorter, SpillingVec};
+use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use self::group::Home;
+use self::lane::{LaneStep, Reader};
+use self::layout::Layout;
+use self::zip::{Zip, ZipStep};
+use super::describe::{Aggregate, Function, shaped};
+use crate::expression::same_types;
+
+/// Most bytes of a frame that small batches are written in together.
+const FRAME_BYTES: usize = 256 << 10;
+/// Most bytes that one step writes.
+const SPILL_BYTES: usize = 4 << 20;
+
+/// Computes the keys and arguments of rows that are to be sorted: goes before the exchange to a
+/// [`SortedAggregate`], by [`Aggregate::group_column_names`].
+#[derive(Debug, Clone)]
+pub struct AggregateArguments {
+    aggregate: Arc<Aggregate>,
+    layout: Arc<Layout>,
+}
+
+/// Aggregates rows of [`AggregateArguments`] whose groups may each be larger than memory.
+#[derive(Debug, Clone)]
+pub struct SortedAggregate {
+    aggregate: Arc<Aggregate>,
+    layout: Arc<Layout>,
+}
+
+impl SortedAggregate {
+    /// An aggregation by sorting; `None` if no function of `aggregate` has to hold all values of a group, or if
+    /// the rows cannot be sorted.
+    ///
+    /// # Errors
+    ///
+    /// If an expression does not fit the input.
+    pub fn try_new(aggregate: Arc<Aggregate>) -> Result<Option<Self>> {
+        let layout = Layout::of(&aggregate)?;
+        Ok(layout.map(|layout| Self { aggregate, layout: Arc::new(layout) }))
+    }
+
+    /// What its input has to go through.
+    pub fn arguments(&self) -> AggregateArguments {
+        AggregateArguments { aggregate: Arc::clone(&self.aggregate), layout: Arc::clone(&self.layout) }
+    }
+}
+
+impl OperatorSpec for AggregateArguments {
+    fn name(&self) -> &str {
+        "aggregate arguments"
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        self.aggregate.check_input(&inputs[0], true)?;
+        Ok(Arc::clone(&self.layout.schema))
+    }
+
+    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
+        self.aggregate.check_input(&context.inputs[0], true)?;
+        Ok(Box::new(self.clone()))
+    }
+
+    fn keeps_order(&self) -> bool {
+        true
+    }
+}
+
+impl Operator for AggregateArguments {
+    fn process(&mut self, _port: Port, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
+        let mut columns = self.aggregate.keys(&batch)?;
+        columns.extend(self.layout.evaluate(&batch)?);
+        out.push(shaped(&self.layout.schema, columns, batch.num_rows())?);
+        Ok(Step::NeedInput)
+    }
+
+    fn step_bytes(&self, _port: Port, batch: &RecordBatch) -> usize {
+        2 * batch_bytes(batch) + 16 * self.layout.schema.fields().len() * batch.num_rows()
+    }
+}
+
+impl OperatorSpec for SortedAggregate {
+    fn name(&self) -> &str {
+        "sorted aggregate"
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        self.check_input(&inputs[0])?;
+        Ok(self.aggregate.output_schema())
+    }
+
+    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
+        self.check_input(&context.inputs[0])?;
+        Ok(Box::new(SortedInstance::new(self, context)?))
+    }
+
+    fn min_memory(&self, batch_bytes: usize) -> usize {
+        let lanes = self.layout.lanes.len();
+        let zipped = if lanes > 1 { lanes * vec_bytes(batch_bytes) } else { 0 };
+        ExternalSorter::min_memory(batch_bytes)
+            + self.output_bytes(batch_bytes)
+            + 2 * vec_bytes(batch_bytes)
+            + self.aggregate.group_bytes()
+            + zipped
+    }
+
+    fn detail(&self) -> String {
+        self.aggregate.detail()
+    }
+}
+
+impl SortedAggregate {
+    fn check_input(&self, found: &Schema) -> Result<()> {
+        if same_types(&self.layout.schema, found) {
+            return Ok(());
+        }
+        let expected = &self.layout.schema;
+        Err(OperatorError::new(format!("the aggregation was planned over {expected} and its input has {found}")))
+    }
+
+    /// Bytes of results before they are emitted.
+    fn output_bytes(&self, batch_bytes: usize) -> usize {
+        // Keys, results and their batch; single values before they are packed.
+        3 * batch_bytes + (32 << 10) * self.aggregate.functions().len() + (32 << 10)
+    }
+}
+
+/// Bytes that it takes to read from a vector on disk.
+fn vec_bytes(batch_bytes: usize) -> usize {
+    SpillingVec::min_memory(batch_bytes.min(FRAME_BYTES)) + 2 * FRAME_BYTES.min(8 * batch_bytes)
+}
+
+struct SortedInstance {
+    spec: SortedAggregate,
+    context: OperatorContext,
+    phase: Phase,
+    /// Sorters of lanes that are still to be read.
+    sorters: VecDeque<ExternalSorter>,
+    rows: usize,
+    /// Results of lanes that were read, if there are several.
+    done: Vec<SpillingVec>,
+    /// What results and values that are read back will need, so that sorters do not take it.
+    output: Reservation,
+    read_ahead: Option<Reservation>,
+}
+
+enum Phase {
+    Filling,
+    /// Lanes but one go to disk, so that the one has the memory.
+    Clearing,
+    Reading(Box<Reader>),
+    Zipping(Zip),
+    Ended,
+}
+
+impl SortedInstance {
+    fn new(spec: &SortedAggregate, context: OperatorContext) -> Result<Self> {
+        let keys = spec.aggregate.key_types().len();
+        let reserve = |bytes| {
+            let mut reservation = context.memory.reservation();
+            reservation.set(bytes);
+            reservation
+        };
+        let output = reserve(spec.output_bytes(context.batch_bytes));
+        let read_ahead = reserve(2 * vec_bytes(context.batch_bytes));
+        let lanes = spec.layout.lanes.iter();
+        let sorters = lanes.map(|lane| context.sorter(Arc::clone(&lane.schema), &lane.sort_columns(keys)));
+        Ok(Self {
+            sorters: sorters.collect::<Result<_>>()?,
+            spec: spec.clone(),
+            context,
+            phase: Phase::Filling,
+            rows: 0,
+            done: Vec::new(),
+            output,
+            read_ahead: Some(read_ahead),
+        })
+    }
+
+    /// Fields of what lane `lane` yields: the keys, and the results of its functions.
+    fn lane_schema(&self, lane: usize) -> Result<SchemaRef> {
+        let aggregate = &self.spec.aggregate;
+        let keys = aggregate.key_types().len();
+        let functions = &self.spec.layout.lanes[lane].functions;
+        let columns: Vec<_> = (0..keys).chain(functions.iter().map(|function| keys + function.index)).collect();
+        Ok(Arc::new(aggregate.output_schema().project(&columns)?))
+    }
+
+    fn advance(&mut self, out: &mut Outbox) -> Result<Step> {
+        let several = self.spec.layout.lanes.len() > 1;
+        match &mut self.phase {
+            Phase::Filling | Phase::Ended => Ok(Step::NeedInput),
+            Phase::Clearing => {
+                if several {
+                    for sorter in self.sorters.iter_mut().skip(usize::from(self.done.is_empty())) {
+                        if sorter.spill(SPILL_BYTES)? > 0 {
+                            return Ok(self.pause());
+                        }
+                    }
+                }
+                self.next_lane()
+            }
+            Phase::Reading(reader) => match reader.next()? {
+                LaneStep::Batch(batch) if !several => {
+                    // One lane has the functions in an order of its own.
+                    out.push(self.in_order(&[batch])?);
+                    Ok(Step::MoreOutput)
+                }
+                LaneStep::Batch(batch) => {
+                    let Some(done) = self.done.last_mut() else { return Ok(Step::MoreOutput) };
+                    done.push(batch)?;
+                    let spare = 2 * self.context.batch_bytes;
+                    while self.context.memory.room() < spare && done.spill(spare)? > 0 {}
+                    Ok(self.pause())
+                }
+                LaneStep::Blocked(ticket) => Ok(Step::Blocked(ticket)),
+                LaneStep::Pause => Ok(Step::MoreOutput),
+                LaneStep::End => self.next_lane(),
+            },
+            Phase::Zipping(zip) => match zip.next()? {
+                ZipStep::Batches(batches) => {
+                    out.push(self.in_order(&batches)?);
+                    Ok(Step::MoreOutput)
+                }
+                ZipStep::Blocked(ticket) => Ok(Step::Blocked(ticket)),
+                ZipStep::End => {
+                    self.phase = Phase::Ended;
+                    Ok(Step::NeedInput)
+                }
+            },
+        }
+    }
+
+    fn pause(&self) -> Step {
+        self.context.spill.backlog().map_or_else(|| Step::Blocked(Ticket::new("working").0), Step::Blocked)
+    }
+
+    fn next_lane(&mut self) -> Result<Step> {
+        let lanes = self.spec.layout.lanes.len();
+        let memory = self.context.memory.clone();
+        // The reader before gives back what it has.
+        self.phase = Phase::Ended;
+        let Some(sorter) = self.sorters.pop_front() else {
+            if lanes > 1 {
+                self.output.shrink(self.output.bytes() / 2);
+                self.phase = Phase::Zipping(Zip::new(self.done.drain(..), self.spec.aggregate.key_types().len()));
+                return Ok(Step::MoreOutput);
+            }
+            return Ok(Step::NeedInput);
+        };
+        let lane = lanes - 1 - self.sorters.len();
+        let schema = self.lane_schema(lane)?;
+        if lanes > 1 {
+            self.done.push(self.context.spilling_vec(Arc::clone(&schema)));
+        }
+        let keys = self.spec.aggregate.key_types().len();
+        let read_bytes = 2 * vec_bytes(self.context.batch_bytes);
+        let read_ahead = self.read_ahead.take().unwrap_or_else(|| {
+            let mut reservation = memory.reservation();
+            reservation.set(read_bytes);
+            reservation
+        });
+        let home = Home {
+            memory,
+            spill: self.context.spill.clone(),
+            schema: Arc::new(self.spec.layout.lanes[lane].schema.project(&[keys])?),
+            spare_bytes: 2 * self.context.batch_bytes,
+        };
+        let most = (self.context.batch_rows.max(1), self.context.batch_bytes);
+        let of = (Arc::clone(&self.spec.aggregate), Arc::clone(&self.spec.layout), lane);
+        self.phase = Phase::Reading(Box::new(Reader::new(of, home, sorter, schema, most, read_ahead)));
+        Ok(Step::MoreOutput)
+    }
+
+    /// A batch of output of one batch of each lane, whose groups are the same.
+    fn in_order(&self, lanes: &[RecordBatch]) -> Result<RecordBatch> {
+        let aggregate = &self.spec.aggregate;
+        let keys = aggregate.key_types().len();
+        let rows = lanes.first().map_or(0, RecordBatch::num_rows);
+        let mut columns: Vec<_> = lanes.iter().take(1).flat_map(|batch| &batch.columns()[..keys]).cloned().collect();
+        for index in 0..aggregate.functions().len() {
+            for (lane, batch) in self.spec.layout.lanes.iter().zip(lanes) {
+                let place = lane.functions.iter().position(|function| function.index == index);
+                columns.extend(place.map(|place| Arc::clone(batch.column(keys + place))));
+            }
+        }
+        aggregate.output_batch(columns, rows)
+    }
+
+    /// Makes the other lanes leave room for `bytes` of lane `lane`.
+    fn make_room(&mut self, lane: usize, bytes: usize) -> Result<()> {
+        while self.context.memory.try_reserve(bytes).is_none() {
+            let others = self.sorters.iter_mut().enumerate().filter(|(other, _)| *other != lane);
+            let mut freed = 0;
+            for (_, sorter) in others {
+                freed += sorter.spill(bytes.max(SPILL_BYTES / 4))?;
+            }
+            if freed == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Operator for SortedInstance {
+    fn process(&mut self, _port: Port, batch: RecordBatch, _out: &mut Outbox) -> Result<Step> {
+        self.rows += batch.num_rows();
+        for lane in 0..self.sorters.len() {
+            let rows = batch.project(&self.spec.layout.lanes[lane].columns)?;
+            if self.sorters.len() > 1 {
+                self.make_room(lane, 4 * batch_bytes(&rows).min(self.context.memory.floor() / 16))?;
+            }
+            self.sorters[lane].push(rows)?;
+        }
+        Ok(Step::NeedInput)
+    }
+
+    fn resume(&mut self, out: &mut Outbox) -> Result<Step> {
+        self.advance(out)
+    }
+
+    fn finish(&mut self, _port: Port, out: &mut Outbox) -> Result<Step> {
+        if self.rows == 0 {
+            self.phase = Phase::Ended;
+            if self.spec.aggregate.key_types().is_empty() {
+                let functions = self.spec.aggregate.functions().iter();
+                let columns = functions.map(Function::of_nothing).collect::<Result<Vec<_>>>()?;
+                out.push(self.spec.aggregate.output_batch(columns, 1)?);
+            }
+            return Ok(Step::NeedInput);
+        }
+        self.phase = Phase::Clearing;
+        self.advance(out)
+    }
+
+    fn spill(&mut self, bytes: usize) -> Result<usize> {
+        let freed = match &mut self.phase {
+            Phase::Reading(reader) => reader.spill(bytes)?,
+            Phase::Zipping(zip) => return zip.spill(bytes),
+            Phase::Filling | Phase::Clearing | Phase::Ended => 0,
+        };
+        if freed > 0 {
+            return Ok(freed);
+        }
+        for sorter in self.sorters.iter_mut().rev() {
+            match sorter.spill(bytes)? {
+                0 => {}
+                freed => return Ok(freed),
+            }
+        }
+        for done in &mut self.done {
+            match done.spill(bytes)? {
+                0 => {}
+                freed => return Ok(freed),
+            }
+        }
+        Ok(0)
+    }
+
+    fn step_bytes(&self, _port: Port, batch: &RecordBatch) -> usize {
+        // Each lane's copy, as it is sorted.
+        batch_bytes(batch) * (1 + self.spec.layout.lanes.len()) + 16 * batch.num_rows()
+    }
+}
