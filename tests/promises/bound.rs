@@ -294,8 +294,8 @@ fn nulls_are_a_group_of_their_own_and_count_in_no_mean() {
         let folder = folder();
         // Key k % 11, null for 0; the value is null where k % 3 is 0, and always for key 5.
         let parts = |k: usize| {
-            let key = (k % 11 != 0).then(|| format!("key {}", k % 11));
-            let value = (k % 3 != 0 && k % 11 != 5).then_some(k as f64);
+            let key = (!k.is_multiple_of(11)).then(|| format!("key {}", k % 11));
+            let value = (!k.is_multiple_of(3) && k % 11 != 5).then_some(k as f64);
             (key, value)
         };
         let lines = (0..ROWS).map(|k| {

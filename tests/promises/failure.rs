@@ -256,7 +256,7 @@ fn a_file_that_may_not_be_read_is_an_error_that_names_it() {
     within(60, || {
         let folder = folder();
         let path = write_lines(&folder.path().join("secret.csv"), "a", ["1"]);
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).expect("changed");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o0)).expect("changed");
         if std::fs::File::open(&path).is_ok() {
             println!("SKIPPED: this user may read every file");
             return;
@@ -339,18 +339,18 @@ fn a_cluster_that_is_closed_while_frames_compute_ends_them_with_an_error() {
             let spill_path = cluster.spill_path();
             let mut unread = endless.stream().expect("a stream");
             unread.next().expect("a batch").expect("no error");
-            let (counting, writing) = {
-                let (count, write, out) = (endless.clone(), endless.clone(), out.clone());
-                (std::thread::spawn(move || count.count()), std::thread::spawn(move || write.write_csv(out)))
-            };
-            eventually("rows are written", || names(folder.path()).len() == 1);
-            let closing = Instant::now();
-            cluster.close();
-            assert!(closing.elapsed() < 2 * SOON, "{workers} workers: {:?}", closing.elapsed());
-            for error in [counting.join().expect("no panic"), writing.join().expect("no panic")] {
-                let error = error.expect_err("the cluster was closed");
-                assert!(matches!(error, Error::Execution(ExecutionError::Closed)), "{error}");
-            }
+            std::thread::scope(|scope| {
+                let counting = scope.spawn(|| endless.count());
+                let writing = scope.spawn(|| endless.write_csv(&out));
+                eventually("rows are written", || names(folder.path()).len() == 1);
+                let closing = Instant::now();
+                cluster.close();
+                assert!(closing.elapsed() < 2 * SOON, "{workers} workers: {:?}", closing.elapsed());
+                for error in [counting.join().expect("no panic"), writing.join().expect("no panic")] {
+                    let error = error.expect_err("the cluster was closed");
+                    assert!(matches!(error, Error::Execution(ExecutionError::Closed)), "{error}");
+                }
+            });
             let last = unread.by_ref().last().expect("an end");
             assert!(matches!(last, Err(Error::Execution(ExecutionError::Closed))), "{last:?}");
             drop(unread);

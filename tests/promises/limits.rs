@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use aqueduct::arrow::array::AsArray;
 use aqueduct::arrow::datatypes::Int64Type;
+use aqueduct::operators::range;
 use aqueduct::prelude::*;
+use aqueduct::runtime::{ExecutionError, OperatorError};
 
 use crate::{
     SMALL_BYTES, WORKERS, assert_clean, assert_empty, assert_says, cluster, folder, sufficient_limit, within,
@@ -71,6 +73,76 @@ fn a_limit_that_is_too_small_is_refused_with_one_that_is_enough() {
             // A refusal costs nothing.
             assert!(tiny.memory().iter().all(|pool| pool.peak() == 0));
         }
+    });
+}
+
+#[test]
+fn a_row_that_is_too_large_is_refused_with_a_limit_that_is_enough() {
+    const LONG_BYTES: usize = 3_000_000;
+    within(60, || {
+        let folder = folder();
+        let long = "x".repeat(LONG_BYTES);
+        let lines = (0..2000).map(|row| format!("{row},{}", if row == 1500 { long.as_str() } else { "short" }));
+        let path = write_lines(&folder.path().join("long.csv"), "id,text", lines);
+        let out = folder.path().join("out.csv");
+        type Run = fn(&Frame, &Path) -> aqueduct::Result<u64>;
+        let jobs: [(&str, Run); 2] = [
+            ("filter", |frame, _| {
+                frame.filter(col("id").gt(lit(-1))).stream()?.map(|rows| Ok(rows?.num_rows() as u64)).sum()
+            }),
+            ("write", |frame, out| frame.write_csv(out)),
+        ];
+        for (what, job) in jobs {
+            let mut limit = 4_000_000;
+            let mut refusals = 0;
+            loop {
+                let cluster = cluster(2, limit);
+                let answer = job(&cluster.read_csv(&path).expect("opening needs none"), &out);
+                assert_clean(&cluster);
+                match answer {
+                    Ok(found) => {
+                        println!("{what}: enough at {limit} after {refusals} refusals");
+                        assert_eq!(found, 2000, "{what} at {limit}");
+                        break;
+                    }
+                    Err(Error::Execution(ExecutionError::Operator { ref at, ref cause })) => match **cause {
+                        OperatorError::RowTooLarge { sufficient_limit_bytes, .. } => {
+                            println!("{what} at {limit}: node `{}`: {cause}", at.node);
+                            assert!(sufficient_limit_bytes > limit, "{what} at {limit}: {cause}");
+                            limit = sufficient_limit_bytes;
+                            refusals += 1;
+                        }
+                        ref other => panic!("{what} at {limit}: {other}"),
+                    },
+                    Err(other) => panic!("{what} at {limit}: {other}"),
+                }
+                assert!(refusals < 2, "{what}: the limit that the refusal named is not enough");
+            }
+            assert!(limit < 20 * LONG_BYTES, "{what}: a row of {LONG_BYTES} bytes needs {limit}");
+        }
+    });
+}
+
+#[test]
+fn jobs_that_do_not_fit_together_wait_for_each_other() {
+    within(60, || {
+        let cluster = cluster(2, SMALL_BYTES);
+        let numbers = cluster.from_source("numbers", range("n", Some(50_000))).expect("a frame");
+        std::thread::scope(|scope| {
+            let jobs: Vec<_> = (0..8)
+                .map(|job| {
+                    let frame = numbers.with_column("key", col("n") % lit(1000 + job)).group_by("key").sum("n");
+                    (job, scope.spawn(move || frame.compute()))
+                })
+                .collect();
+            for (job, answer) in jobs {
+                let answer = answer.join().expect("no panic").expect("sums");
+                assert_eq!(answer.num_rows() as i64, 1000 + job);
+                let sums = answer.i64s("n").expect("sums");
+                assert_eq!(sums.into_iter().flatten().sum::<i64>(), 50_000 * 49_999 / 2);
+            }
+        });
+        assert_clean(&cluster);
     });
 }
 

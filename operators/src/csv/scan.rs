@@ -116,7 +116,10 @@ pub(crate) fn check_header(
 /// A record or a buffer that does not fit.
 pub(crate) fn too_large(memory: &Account, needed_bytes: usize) -> OperatorError {
     let available_bytes = memory.room() + memory.held();
-    let sufficient_limit_bytes = memory.pool().charged().saturating_sub(memory.held()) + 2 * needed_bytes;
+    // The row is there twice, as text and as values, and what comes after the source holds it too. A plan for a larger
+    // limit sets aside more in floors, up to half of it.
+    let others_bytes = memory.pool().charged().saturating_sub(memory.held());
+    let sufficient_limit_bytes = 2 * (others_bytes + 2 * needed_bytes);
     OperatorError::RowTooLarge { needed_bytes, available_bytes, sufficient_limit_bytes }
 }
 
