@@ -95,7 +95,8 @@ pub(crate) fn build(
             if core.is_cancelled() {
                 return Err(ExecutionError::Cancelled);
             }
-            placed.push(builder.make_task(stage, partition)?);
+            // Before the tasks made so far are dropped: their receivers would report a vanished producer.
+            placed.push(builder.make_task(stage, partition).inspect_err(|error| core.fail(error.clone()))?);
         }
     }
     let running = Running {
@@ -136,14 +137,16 @@ impl Builder<'_> {
                         if edge.hazardous {
                             self.spooling[stage][p].extend_from_slice(&accounts);
                         }
-                        self.port(index, edge, accounts, hands, worker, waker)
+                        self.port(index, edge, accounts, hands, self.spaces[worker].clone(), waker)
                     })
                     .collect(),
                 None => {
                     // Given back on its own: the caller may read long after the tasks have ended.
                     let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes);
                     let caller = self.core.caller_wake(edge.to);
-                    let port = self.port(index, edge, lanes(&admission, 0), None, 0, Waker::from(Arc::clone(&caller)));
+                    let space = self.spaces[0].beside(admission.account("spooled results", 0));
+                    let waker = Waker::from(Arc::clone(&caller));
+                    let port = self.port(index, edge, lanes(&admission, 0), None, space, waker);
                     let mut receiver = port.receiver();
                     // Until the caller waits for it, nobody reads it.
                     receiver.leave_unread();
@@ -161,7 +164,7 @@ impl Builder<'_> {
         edge: &Edge,
         accounts: Vec<Account>,
         hands: Option<Account>,
-        worker: usize,
+        spill: SpillSpace,
         receiver: Waker,
     ) -> Arc<Port> {
         Port::new(PortConfig {
@@ -172,7 +175,7 @@ impl Builder<'_> {
             schema: Arc::clone(&edge.schema),
             accounts,
             hands,
-            spill: self.spaces[worker].clone(),
+            spill,
             receiver,
             counters: Arc::clone(&self.edge_counters[index]),
         })
@@ -345,6 +348,7 @@ impl Builder<'_> {
                 edge: index,
                 output: edge.output,
                 ordered: edge.ordered,
+                to_caller: edge.to_stage.is_none(),
                 router: Router::new(&edge.exchange, &edge.schema, partition, edge.receivers)?,
                 senders,
                 forward,

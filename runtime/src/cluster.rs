@@ -6,12 +6,13 @@
 //! worker 1         pool · I/O thread · arbiter 0 · arbiter 1 …
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::task::{Wake, Waker};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use parking_lot::Mutex;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::actor::{SystemClock, TaskActor};
 use crate::build::{WorkerParts, build};
 use crate::config::ClusterConfig;
-use crate::error::{ExecutionError, PlanError};
+use crate::error::{ExecutionError, Place, PlanError, panic_message};
 use crate::graph::Graph;
 use crate::io::Io;
 use crate::job::{Job, JobCore};
@@ -34,6 +35,8 @@ use crate::watchdog::Watch;
 const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
 /// I/O threads of each worker.
 const IO_THREADS: usize = 1;
+/// Threads that start and finish jobs.
+const JOB_THREADS: usize = 2;
 
 /// Workers in this process. Dropping it closes it.
 pub struct Cluster {
@@ -50,6 +53,8 @@ struct Shared {
     workers: Mutex<Option<Vec<Worker>>>,
     pools: Vec<MemoryPool>,
     spill: Mutex<Option<SpillDir>>,
+    /// Starts jobs and commits their sinks: user code that may take its time, off all other threads.
+    jobs: Mutex<Option<Io>>,
     commands: UnboundedSender<Command>,
     clock: Arc<dyn Clock>,
     closed: AtomicBool,
@@ -89,6 +94,7 @@ impl Cluster {
             workers: Mutex::new(None),
             pools,
             spill: Mutex::new(Some(spill)),
+            jobs: Mutex::new(None),
             commands,
             clock: Arc::new(SystemClock::new()),
             closed: AtomicBool::new(false),
@@ -123,6 +129,9 @@ impl Cluster {
             cluster.io_threads.extend(handles);
             workers.push(Worker { io, arbiters: threads.iter().map(Arbiter::handle).collect() });
         }
+        let (jobs, handles) = Io::start("aq-jobs", JOB_THREADS).map_err(failed)?;
+        cluster.io_threads.extend(handles);
+        *cluster.shared.jobs.lock() = Some(jobs);
         *cluster.shared.workers.lock() = Some(workers);
         Ok(cluster)
     }
@@ -164,13 +173,17 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// [`ExecutionError::Closed`]. What goes wrong later is reported by the job.
+    /// [`ExecutionError::Closed`], and [`ExecutionError::Plan`] if it was made for another cluster. What goes
+    /// wrong later is reported by the job.
     pub fn run_plan(&self, plan: Plan) -> Result<Job, ExecutionError> {
-        let io = {
-            let workers = self.shared.workers.lock();
-            let worker = workers.as_ref().and_then(|workers| workers.first()).ok_or(ExecutionError::Closed)?;
-            worker.io.clone()
-        };
+        let config = &self.shared.config;
+        if (plan.workers, plan.threads_per_worker) != (config.workers, config.threads_per_worker)
+            || plan.floors.iter().any(|floor| *floor > config.memory_limit_bytes)
+        {
+            let reason = "the plan was made for a cluster of other workers, threads or limits";
+            return Err(PlanError::Config(reason.into()).into());
+        }
+        let io = self.shared.jobs.lock().clone().ok_or(ExecutionError::Closed)?;
         let id = self.next_job.fetch_add(1, Relaxed);
         let core = JobCore::new(id, Arc::new(plan), io, self.shared.pools.clone());
         self.shared.commands.send(Command::Run(Arc::clone(&core))).map_err(|_| ExecutionError::Closed)?;
@@ -196,6 +209,9 @@ impl Cluster {
         // Whoever still holds a result may hold handles to the I/O queues: the threads end all the same.
         let workers = self.shared.workers.lock().take();
         workers.iter().flatten().for_each(|worker| worker.io.stop());
+        if let Some(jobs) = self.shared.jobs.lock().take() {
+            jobs.stop();
+        }
         drop(self.shared.spill.lock().take());
         for thread in std::mem::take(&mut self.io_threads) {
             let _ = thread.join();
@@ -240,18 +256,20 @@ impl Control {
 
     async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         let mut closing = false;
+        let mut watched = Instant::now();
         loop {
             let command = if self.running.is_empty() {
                 commands.recv().await
             } else {
                 match tokio::time::timeout(WATCHDOG_PERIOD, commands.recv()).await {
                     Ok(command) => command,
-                    Err(_) => {
-                        self.watch();
-                        continue;
-                    }
+                    Err(_) => Some(Command::Look),
                 }
             };
+            if watched.elapsed() >= WATCHDOG_PERIOD {
+                watched = Instant::now();
+                self.watch();
+            }
             match command {
                 Some(Command::Run(core)) => {
                     // A cancel must be heard while the job waits in line.
@@ -275,6 +293,8 @@ impl Control {
 
     /// Starts jobs for as long as the first in line can have its floors.
     fn admit(&mut self) {
+        // Whoever is first in line now waits anew.
+        self.shared.pools.iter().for_each(|pool| pool.stop_waiting(&self.waker));
         // A job that was cancelled in line ends where it is.
         let (cancelled, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|core| core.is_cancelled());
         self.waiting = waiting;
@@ -313,13 +333,16 @@ impl Control {
                 .unzip()
         };
         let Some(dir) = self.shared.spill.lock().clone() else { return };
-        let Some(io) = parts.first().map(|parts| parts.io.clone()) else { return };
+        let Some(jobs) = self.shared.jobs.lock().clone() else { return };
         let clock = Arc::clone(&self.shared.clock);
         // Making sources and operators runs user code, which may take its time.
-        io.submit(move || {
+        jobs.submit(move || {
+            // The job is told of the end of its start even if user code panics where nothing else catches it.
+            let ended = core.ended_guard();
             let _span = tracing::debug_span!("start", job = core.id).entered();
-            match build(&core, &parts, &dir, &clock) {
-                Ok((running, placed)) => {
+            let built = catch_unwind(AssertUnwindSafe(|| build(&core, &parts, &dir, &clock)));
+            match built {
+                Ok(Ok((running, placed))) => {
                     core.start(running);
                     for placed in placed {
                         let job = Arc::clone(&core);
@@ -331,10 +354,14 @@ impl Control {
                         });
                     }
                 }
-                Err(error) => core.fail(error),
+                Ok(Err(error)) => core.fail(error),
+                Err(panic) => core.fail(ExecutionError::Panic {
+                    at: Place { node: "the start of the job".into(), partition: 0, split: None },
+                    message: panic_message(&*panic),
+                }),
             }
             drop((parts, dir));
-            core.task_ended();
+            drop(ended);
         });
     }
 

@@ -128,6 +128,8 @@ pub(crate) struct JobCore {
     error: OnceLock<ExecutionError>,
     /// Of all tasks and result streams: woken by an error and by a cancel.
     wakers: Mutex<Vec<Waker>>,
+    /// Set before the first commit: from then on only a commit can fail the job.
+    sealed: Mutex<bool>,
     /// Tasks that have not ended, and one for the start.
     remaining: AtomicUsize,
     receipts: Mutex<BTreeMap<(usize, usize), Receipt>>,
@@ -169,6 +171,7 @@ impl JobCore {
             cancelled: AtomicBool::new(false),
             error: OnceLock::new(),
             wakers: Mutex::new(wakers),
+            sealed: Mutex::new(false),
             remaining: AtomicUsize::new(1),
             receipts: Mutex::default(),
             deadlocks: Mutex::default(),
@@ -201,11 +204,15 @@ impl JobCore {
         &self.ended
     }
 
-    /// Ends the job with `error`, unless it has one already or has ended.
+    /// Ends the job with `error`, unless it has one already or its sinks are being committed.
     pub(crate) fn fail(&self, error: ExecutionError) {
-        if self.has_ended() {
-            return;
+        let sealed = self.sealed.lock();
+        if !*sealed {
+            self.set_error(error);
         }
+    }
+
+    fn set_error(&self, error: ExecutionError) {
         if self.error.set(error).is_ok() {
             self.cancelled.store(true, SeqCst);
             let wakers = self.wakers.lock().clone();
@@ -242,6 +249,17 @@ impl JobCore {
         self.receipts.lock().insert((node, task.partition), receipt);
     }
 
+    /// Calls [`JobCore::task_ended`] when dropped.
+    pub(crate) fn ended_guard(self: &Arc<Self>) -> impl Drop + Send + use<> {
+        struct Guard(Arc<JobCore>);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.task_ended();
+            }
+        }
+        Guard(Arc::clone(self))
+    }
+
     /// Called for each task that has ended, and once by whoever started them.
     pub(crate) fn task_ended(self: &Arc<Self>) {
         if self.remaining.fetch_sub(1, SeqCst) == 1 {
@@ -252,6 +270,9 @@ impl JobCore {
 
     /// Commits or aborts the sinks, then tells everybody that the job has ended.
     fn finish(&self) {
+        // Dropped last, whatever happens here: nobody waits for ever.
+        let completion = self.completion.lock().take();
+        *self.sealed.lock() = true;
         let receipts = std::mem::take(&mut *self.receipts.lock());
         let sinks: Vec<_> = self
             .plan
@@ -278,8 +299,8 @@ impl JobCore {
             let receipts = std::mem::take(receipts);
             match catch_unwind(AssertUnwindSafe(|| spec.commit(receipts))) {
                 Ok(Ok(())) => {}
-                Ok(Err(cause)) => self.fail(ExecutionError::Operator { at, cause: Arc::new(cause) }),
-                Err(panic) => self.fail(ExecutionError::Panic { at, message: panic_message(&*panic) }),
+                Ok(Err(cause)) => self.set_error(ExecutionError::Operator { at, cause: Arc::new(cause) }),
+                Err(panic) => self.set_error(ExecutionError::Panic { at, message: panic_message(&*panic) }),
             }
         }
         drop(receipts);
@@ -289,7 +310,6 @@ impl JobCore {
             }
         }
         let _ = self.elapsed.set(self.started.get().map_or(Duration::ZERO, Instant::elapsed));
-        // From here on an error comes too late.
         let state = self.final_state();
         let metrics = JobMetrics { state, ..self.snapshot() };
         let _ = self.last_metrics.set(metrics);
@@ -301,7 +321,7 @@ impl JobCore {
         } else {
             tracing::debug!(job = self.id, elapsed = ?self.elapsed(), "job finished");
         }
-        drop(self.completion.lock().take());
+        drop(completion);
     }
 
     fn outcome(&self) -> Result<(), ExecutionError> {

@@ -152,7 +152,7 @@ impl MemoryPool {
         let (holders, wanted) = {
             let state = self.0.state.lock();
             let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
-            (holders, state.waiters.front().map(|waiter| waiter.bytes))
+            (holders, state.waiters.iter().map(|waiter| waiter.bytes).min())
         };
         holders.iter().for_each(|holder| holder.exhausted.store(false, SeqCst));
         if let Some(bytes) = wanted {
@@ -164,7 +164,12 @@ impl MemoryPool {
     pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
         let holder =
             Arc::new(Holder { waker, accounts, request: AtomicUsize::new(0), exhausted: AtomicBool::new(false) });
-        self.0.state.lock().holders.push(Arc::downgrade(&holder));
+        let mut state = self.0.state.lock();
+        if state.holders.len() == state.holders.capacity() {
+            state.holders.retain(|holder| holder.strong_count() > 0);
+        }
+        state.holders.push(Arc::downgrade(&holder));
+        drop(state);
         holder
     }
 
@@ -172,7 +177,7 @@ impl MemoryPool {
     pub(crate) fn answered(&self, holder: &Holder, freed_bytes: usize) {
         holder.exhausted.store(freed_bytes == 0, SeqCst);
         holder.request.store(0, SeqCst);
-        let wanted = self.0.state.lock().waiters.front().map(|w| w.bytes);
+        let wanted = self.0.state.lock().waiters.iter().map(|w| w.bytes).min();
         if let Some(bytes) = wanted {
             self.0.wake_waiters();
             if self.available() < bytes {
@@ -218,19 +223,24 @@ impl PoolInner {
         }
     }
 
-    /// Wakes waiters in order for as long as their bytes fit together in what is free.
+    /// Wakes, in order, the waiters whose bytes fit together in what is free.
     fn wake_waiters(&self) {
         let mut woken = Vec::new();
         {
             let mut state = self.state.lock();
             let mut free = self.limit.saturating_sub(self.charged.load(SeqCst));
-            while let Some(waiter) = state.waiters.front().filter(|w| w.bytes <= free) {
-                free -= waiter.bytes;
-                woken.extend(state.waiters.pop_front());
-            }
+            // One that does not fit yet holds up nobody behind it.
+            state.waiters.retain(|waiter| {
+                let fits = waiter.bytes <= free;
+                if fits {
+                    free -= waiter.bytes;
+                    woken.push(waiter.waker.clone());
+                }
+                !fits
+            });
             self.waiting.store(state.waiters.len(), SeqCst);
         }
-        woken.into_iter().for_each(|w| w.waker.wake());
+        woken.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -122,6 +122,8 @@ impl ResultStream {
                     Poll::Ready(Some(Ok(batch)))
                 }
                 Ok(Received::SplitDone(_)) => continue,
+                // An error that came since the look above has woken nobody.
+                Ok(Received::Empty) if self.job.error().is_some() => continue,
                 Ok(Received::Empty) => Poll::Pending,
                 Ok(Received::Blocked(ticket)) => {
                     if !ticket.register(&Waker::from(Arc::clone(&self.wake))) {
@@ -136,8 +138,12 @@ impl ResultStream {
                 Err(cause) => {
                     let node = self.job.plan.nodes[self.node].name.to_string();
                     let at = Place { node, partition: 0, split: None };
-                    self.job.fail(ExecutionError::Operator { at, cause: Arc::new(cause) });
-                    continue;
+                    let error = ExecutionError::Operator { at, cause: Arc::new(cause) };
+                    self.job.fail(error.clone());
+                    // The job may have ended well before its last rows could not be read.
+                    let error = self.job.error().cloned().unwrap_or(error);
+                    self.end();
+                    Poll::Ready(Some(Err(error)))
                 }
             };
         }

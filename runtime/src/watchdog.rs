@@ -37,8 +37,9 @@ impl Watch {
     }
 
     fn check(&mut self, plan: &Plan, running: &Running, jobs: usize) -> Option<Found> {
-        let stuck = stuck_tasks(plan, running, jobs);
+        let stuck = stuck_tasks(plan, running);
         let seen: Vec<_> = stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
+        let short = stuck.iter().any(|&task| matches!(running.tasks[task].waiting(), Waiting::Memory(_)));
         let same = !seen.is_empty() && seen == self.last;
         self.asked &= !seen.is_empty();
         self.last = seen;
@@ -46,6 +47,10 @@ impl Watch {
             return None;
         }
         self.last.clear();
+        if short && jobs > 1 {
+            // Another job may give memory back: that is no deadlock, but whoever holds it is asked again.
+            return Some(Found::ShortOfMemory);
+        }
         let cycle = describe(plan, running, &stuck);
         // One parked edge after the other spools; when all do and it is still stuck, the job fails.
         for &task in &stuck {
@@ -57,7 +62,6 @@ impl Watch {
                 }
             }
         }
-        let short = stuck.iter().any(|&task| matches!(running.tasks[task].waiting(), Waiting::Memory(_)));
         if short && !self.asked {
             // Being asked takes a step: only a look that finds nobody stuck starts anew.
             self.asked = true;
@@ -74,7 +78,7 @@ enum Found {
 }
 
 /// The largest set of tasks of which each waits for members only.
-fn stuck_tasks(plan: &Plan, running: &Running, jobs: usize) -> Vec<usize> {
+fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
     let index: BTreeMap<(usize, usize), usize> =
         running.tasks.iter().enumerate().map(|(i, task)| ((task.stage, task.partition), i)).collect();
     let waits: Vec<Waiting> = running.tasks.iter().map(|task| task.waiting()).collect();
@@ -103,15 +107,8 @@ fn stuck_tasks(plan: &Plan, running: &Running, jobs: usize) -> Vec<usize> {
                     let stage = plan.edges[edge].to_stage.unwrap_or_default();
                     index.get(&(stage, partition)).is_some_and(|&receiver| stuck[receiver])
                 }),
-                // Whoever else runs on the worker may give memory back.
-                Waiting::Memory(_) => {
-                    jobs == 1
-                        && running.tasks.iter().enumerate().all(|(other, shared)| {
-                            shared.worker != running.tasks[task].worker
-                                || stuck[other]
-                                || waits[other] == Waiting::Ended
-                        })
-                }
+                // Whoever else runs may give memory back.
+                Waiting::Memory(_) => (0..stuck.len()).all(|other| stuck[other] || waits[other] == Waiting::Ended),
                 _ => false,
             };
             if !keeps {

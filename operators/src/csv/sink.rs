@@ -7,7 +7,7 @@ use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::Pending;
@@ -37,7 +37,7 @@ pub struct CsvSink {
     header: bool,
     delimiter: u8,
     /// Files that were begun and neither committed nor removed.
-    begun: Mutex<Vec<PathBuf>>,
+    begun: Mutex<Vec<(PathBuf, Weak<()>)>>,
 }
 
 impl CsvSink {
@@ -86,7 +86,8 @@ impl CsvSink {
         let mut builder = tempfile::Builder::new();
         let file = builder.prefix(&prefix).permissions(permissions).tempfile_in(self.folder());
         let file = file.map_err(|error| self.failed(error))?;
-        self.begun.lock().push(file.path().to_path_buf());
+        let alive = Arc::new(());
+        self.begun.lock().push((file.path().to_path_buf(), Arc::downgrade(&alive)));
         let handle = Arc::new(file.as_file().try_clone().map_err(|error| self.failed(error))?);
         let mut reservation = context.memory.reservation();
         if !reservation.try_grow(2 * BUFFER_BYTES) {
@@ -97,7 +98,7 @@ impl CsvSink {
             header: self.header,
             delimiter: self.delimiter,
             context,
-            file: Some(file),
+            file: Some((file, alive)),
             handle,
             buffer: Vec::with_capacity(BUFFER_BYTES),
             spare: Some(Vec::with_capacity(BUFFER_BYTES)),
@@ -116,6 +117,9 @@ impl CsvSink {
     }
 }
 
+/// A file that was begun, and what says that somebody holds it.
+type Begun = (NamedTempFile, Arc<()>);
+
 impl SinkSpec for CsvSink {
     fn name(&self) -> &str {
         "csv"
@@ -127,20 +131,29 @@ impl SinkSpec for CsvSink {
 
     fn commit(&self, receipts: Vec<Receipt>) -> Result<()> {
         for receipt in receipts {
-            let file = receipt.payload.and_then(|payload| payload.downcast::<NamedTempFile>().ok());
-            let file = file.ok_or_else(|| OperatorError::new("a receipt is not that of a CSV file"))?;
+            let begun = receipt.payload.and_then(|payload| payload.downcast::<Begun>().ok());
+            let begun = begun.ok_or_else(|| OperatorError::new("a receipt is not that of a CSV file"))?;
+            let (file, _alive) = *begun;
             file.persist(&self.path).map_err(|failed| self.failed(failed.error))?;
         }
-        self.begun.lock().clear();
-        // The rename is on disk once the folder is.
-        File::open(self.folder()).and_then(|folder| folder.sync_all()).map_err(|error| self.failed(error))
+        self.begun.lock().retain(|(_, alive)| alive.strong_count() > 0);
+        // The rename is on disk once the folder is; the file is there already, so a failure is no failed job.
+        if let Err(error) = File::open(self.folder()).and_then(|folder| folder.sync_all()) {
+            tracing::warn!(folder = %self.folder().display(), %error, "the folder of a written file cannot be synced");
+        }
+        Ok(())
     }
 
     fn abort(&self) {
-        for path in self.begun.lock().drain(..) {
-            // It is gone already where the instance was dropped in order.
-            let _ = std::fs::remove_file(path);
-        }
+        // Another job may write through the same spec: only what no instance and no receipt holds is removed.
+        self.begun.lock().retain(|(path, alive)| {
+            let held = alive.strong_count() > 0;
+            if !held {
+                // It is gone already where the instance was dropped in order.
+                let _ = std::fs::remove_file(path);
+            }
+            held
+        });
     }
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
@@ -161,7 +174,7 @@ struct CsvFile {
     delimiter: u8,
     context: SinkContext,
     /// Removed when dropped, unless committed.
-    file: Option<NamedTempFile>,
+    file: Option<Begun>,
     handle: Arc<File>,
     /// Text that is not written yet.
     buffer: Vec<u8>,

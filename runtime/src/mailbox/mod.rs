@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use crate::error::{OperatorError, Result};
 use crate::io::Ticket;
-use crate::memory::Account;
+use crate::memory::{Account, Reservation};
 use crate::metrics::{EdgeCounters, add_time};
 use crate::spill::{Fetch, Fetched, SpillFile, SpillSpace, SpilledBatch};
 
@@ -238,6 +238,9 @@ pub(crate) enum Sent {
     Yes,
     /// There is no room: the batch is given back, and the waker will be woken.
     NoRoom(RecordBatch),
+    /// The batch is larger than the port, and the receiver's worker has not so many bytes to spare: the batch
+    /// is given back, and the waker will be woken.
+    NoMemory(RecordBatch, usize),
     /// The disk is behind: the batch is given back.
     Blocked(RecordBatch, Ticket),
     /// The receiver wants no more; the batch was dropped.
@@ -269,18 +272,19 @@ impl PortSender {
         let permit = permit_bytes(&batch);
         // One row larger than the port was planned for: it goes alone, and is paid for by what floats.
         let extra = permit.saturating_sub(port.capacity);
-        if extra > 0 && lane.account.room() < permit {
-            if permit > lane.account.most() {
-                return Err(OperatorError::RowTooLarge {
-                    needed_bytes: permit,
-                    available_bytes: lane.account.most(),
-                    sufficient_limit_bytes: lane.account.pool().limit() + (permit - lane.account.most()),
-                });
-            }
-            lane.account.pool().wait(extra, waker);
-            return Ok(Sent::NoRoom(batch));
+        let mut paid = lane.account.reservation();
+        if extra > 0 && permit > lane.account.most() {
+            return Err(OperatorError::RowTooLarge {
+                needed_bytes: permit,
+                available_bytes: lane.account.most(),
+                sufficient_limit_bytes: lane.account.pool().limit() + (permit - lane.account.most()),
+            });
         }
-        let granted = {
+        if extra > 0 && !paid.try_grow(permit) && !self.may_spool() {
+            lane.account.pool().wait(extra, waker);
+            return Ok(Sent::NoMemory(batch, extra));
+        }
+        let granted = (extra == 0 || paid.bytes() > 0) && {
             let mut ledger = lane.ledger.lock();
             let first = ledger.waiters.front().is_none_or(|(index, _)| *index == self.index);
             let room = ledger.batches < MAX_QUEUED && ledger.bytes + permit <= port.capacity;
@@ -295,11 +299,19 @@ impl PortSender {
         };
         let rows = batch.num_rows() as u64;
         if granted {
-            lane.account.claim(&batch);
+            lane.account.claim_from(&batch, &mut paid);
+            drop(paid);
             self.put(Message::Batch { batch, origin, permit });
         } else if self.may_spool() {
-            // Grow for as long as the worker has memory to spare, then go on to disk.
-            if let Some(mut estimate) = lane.account.try_reserve(permit) {
+            drop(paid);
+            // It waits for no permit any more.
+            lane.ledger.lock().waiters.retain(|(index, _)| *index != self.index);
+            // Grow for as long as the worker has memory to spare, then go on to disk. Nobody could ask the
+            // caller to give memory back, so results leave half of it alone.
+            let pool = lane.account.pool();
+            let spare = port.hands.is_some() || pool.available() > pool.limit() / 2 + permit;
+            let estimate = if spare { lane.account.try_reserve(permit) } else { None };
+            if let Some(mut estimate) = estimate {
                 {
                     let mut ledger = lane.ledger.lock();
                     ledger.bytes += permit;
@@ -315,6 +327,7 @@ impl PortSender {
                 self.put(Message::Spooled { place, origin });
             }
         } else {
+            drop(paid);
             let mut ledger = lane.ledger.lock();
             match ledger.waiters.iter_mut().find(|(index, _)| *index == self.index) {
                 Some((_, kept)) => kept.clone_from(waker),
@@ -324,7 +337,9 @@ impl PortSender {
             // and now: then nobody would wake us.
             let front = ledger.waiters.front().is_some_and(|(index, _)| *index == self.index);
             let missed = port.is_stopped()
-                || (front && (ledger.batches == 0 || ledger.bytes + permit <= port.capacity))
+                || (front
+                    && (ledger.batches == 0
+                        || (ledger.batches < MAX_QUEUED && ledger.bytes + permit <= port.capacity)))
                 || self.may_spool();
             drop(ledger);
             if missed {
@@ -398,6 +413,7 @@ impl PortSender {
 
 impl Drop for PortSender {
     fn drop(&mut self) {
+        self.port.lanes[self.lane].account.pool().stop_waiting(&self.waker);
         if !self.ended {
             self.forget_wait();
             let lane = &self.port.lanes[self.lane];
@@ -442,7 +458,7 @@ enum Lately {
 struct LaneReader {
     /// Taken out of the channel, oldest first.
     taken: VecDeque<Message>,
-    fetch: Option<Fetch>,
+    fetch: Option<(Fetch, Option<Reservation>)>,
     batches: u64,
     rows: u64,
     ends: usize,
@@ -471,7 +487,8 @@ impl PortReceiver {
                 }
             };
         }
-        let mut open = false;
+        let mut least = None;
+        let mut quiet = false;
         for lane in 0..self.lanes.len() {
             match self.settle(lane)? {
                 Lately::Head(origin) if origin == self.expected || self.lanes.len() == 1 => {
@@ -483,19 +500,29 @@ impl PortReceiver {
                     return Ok(received);
                 }
                 // Its turn will come: until then nobody reads this lane.
-                Lately::Head(_) => {
-                    open = true;
+                Lately::Head(origin) => {
+                    least = Some(least.map_or(origin, |least: Origin| least.min(origin)));
                     self.set_read(lane, false);
                 }
                 Lately::Nothing => {
-                    open = true;
+                    quiet = true;
                     self.set_read(lane, true);
                 }
                 Lately::Ended => {}
             }
         }
-        self.ended = !open;
-        Ok(if open { Received::Empty } else { Received::Ended })
+        match least {
+            _ if quiet => Ok(Received::Empty),
+            // A sender that stopped early has left its split without an end: nothing smaller can come.
+            Some(origin) => {
+                self.expected = origin;
+                self.receive()
+            }
+            None => {
+                self.ended = true;
+                Ok(Received::Ended)
+            }
+        }
     }
 
     /// Says that this port is not read at present, so that a hazardous edge spools rather than parks.
@@ -616,9 +643,12 @@ impl PortReceiver {
             if reader.fetch.is_none() {
                 let spool = self.port.spool.lock();
                 let file = spool.as_ref().ok_or_else(|| OperatorError::new("the spool is gone"))?;
-                reader.fetch = Some(file.fetch(*place));
+                // Frame and batch are there at once. A task's hands have room for both.
+                let bytes = file.fetch_bytes(*place);
+                let estimate = self.port.hands.as_ref().and_then(|hands| hands.try_reserve(bytes));
+                reader.fetch = Some((file.fetch(*place), estimate));
             }
-            let Some(fetch) = &mut reader.fetch else { return Ok(Received::Empty) };
+            let Some((fetch, _)) = &mut reader.fetch else { return Ok(Received::Empty) };
             let batch = match fetch.poll()? {
                 Fetched::Blocked(ticket) => return Ok(Received::Blocked(ticket)),
                 Fetched::Ready(batch) => batch,

@@ -72,7 +72,7 @@ fn sent(sender: &mut PortSender, start: i64, origin: Origin) -> bool {
                 assert_eq!(back, batch(start), "a batch that the disk is not ready for is given back");
                 ticket.wait();
             }
-            Sent::Stopped => panic!("the receiver has stopped"),
+            Sent::Stopped | Sent::NoMemory(..) => panic!("the receiver has stopped"),
         }
     }
 }

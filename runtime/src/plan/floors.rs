@@ -14,9 +14,9 @@ const LARGEST_BATCH_BYTES: usize = 1 << 20;
 /// Batches of its own that a task may hold: one as input, two for a step's temporaries, one as output, each
 /// of which may pin twice its bytes.
 pub(crate) const STEP_BATCHES: usize = 8;
-/// Batches that may wait for the disk on one worker: half of them before its tasks are held up, and half for
-/// those that are under way.
-pub(crate) const WORKSPACE_BATCHES: usize = 8;
+/// Batches that may wait for the disk on one worker, beside three for each of its threads: half of all before
+/// its tasks are held up, and half for those that are under way.
+pub(crate) const WORKSPACE_BATCHES: usize = 5;
 /// Hash partitions per arbiter, from the best to the least.
 const PER_ARBITER: [usize; 3] = [4, 2, 1];
 /// Batches that a lane may hold.
@@ -34,7 +34,8 @@ pub(super) fn fit(
         let mut batch_bytes = LARGEST_BATCH_BYTES;
         while batch_bytes >= SMALLEST_BATCH_BYTES {
             for lane_batches in LANE_BATCHES {
-                set(&mut plan, batch_bytes, lane_batches * batch_bytes);
+                // A batch may pin twice its bytes, and a little for what holds it.
+                set(&mut plan, batch_bytes, (lane_batches * batch_bytes).max(2 * batch_bytes + 8192));
                 let floor = plan.floors.iter().copied().max().unwrap_or(0);
                 let mailboxes = mailbox_bytes(&plan);
                 // Half of the limit is left to float, but for the smallest batches.
@@ -87,7 +88,7 @@ impl Plan {
 
     /// Bytes of each worker's workspace for spill frames.
     pub(crate) fn workspace_floor(&self) -> usize {
-        WORKSPACE_BATCHES * self.batch_bytes
+        (WORKSPACE_BATCHES + 3 * self.threads_per_worker) * self.batch_bytes
     }
 
     /// Bytes of the accounts of a stage's operators, source and sink at one partition.

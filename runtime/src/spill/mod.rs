@@ -79,6 +79,11 @@ impl SpillSpace {
         Self { inner: Arc::clone(&self.inner), own_bytes: Arc::default() }
     }
 
+    /// Another space in the same folder, whose frames are charged to `workspace`.
+    pub(crate) fn beside(&self, workspace: Account) -> Self {
+        Self::new(self.inner.dir.clone(), self.inner.io.clone(), workspace)
+    }
+
     /// The count of what is spilled through this handle and its clones.
     pub(crate) fn own_bytes(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.own_bytes)

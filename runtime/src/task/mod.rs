@@ -256,7 +256,9 @@ impl Task {
             head.split_ended = false;
             if let Some(split) = head.split.take() {
                 add(&self.shared.counters.source_bytes, split.bytes);
-                self.tail.split_done(split.index);
+                if self.order == Order::Source {
+                    self.tail.split_done(split.index);
+                }
                 self.shared.set_split(None);
                 return Ok(Did::Work);
             }
@@ -266,7 +268,9 @@ impl Task {
                 Some(split) => {
                     self.shared.set_split(Some(split.description.clone()));
                     head.source.start(&split)?;
-                    self.origin = split.index;
+                    if self.order == Order::Source {
+                        self.origin = split.index;
+                    }
                     head.split = Some(split);
                 }
                 None => head.ended = true,
@@ -492,5 +496,9 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.account.pool().stop_waiting(&self.waker);
+        if self.holder.requested() > 0 {
+            // Whoever asked must not wait for an answer that never comes.
+            self.account.pool().answered(&self.holder, 0);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::batch::{batch_bytes, compact};
+use crate::batch::{batch_bytes, compact, copied};
 use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
@@ -99,6 +99,8 @@ pub(crate) struct OutputEdge {
     /// The output of the last node that it takes.
     pub(crate) output: usize,
     pub(crate) ordered: bool,
+    /// The caller reads it.
+    pub(crate) to_caller: bool,
     pub(crate) router: Router,
     /// The receiving partition of each sender: all, or on a forward edge one.
     pub(crate) senders: Vec<(usize, PortSender)>,
@@ -124,6 +126,7 @@ impl Outputs {
 
     fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
+        let several = self.edges.iter().filter(|edge| edge.output == output).count() > 1;
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
             let pieces = batch_bytes(batch).div_ceil(self.batch_bytes).clamp(1, batch.num_rows());
             let rows = batch.num_rows().div_ceil(pieces);
@@ -132,8 +135,10 @@ impl Outputs {
                 let piece = batch.slice(start, rows.min(batch.num_rows() - start));
                 start += rows;
                 let (forward, pending) = (edge.forward, &mut self.pending);
+                // What the caller keeps must not be what the job goes on to count.
+                let own = several && edge.to_caller;
                 edge.router.route(piece, |target, part| {
-                    let part = compact(part);
+                    let part = if own { copied(&part) } else { compact(part) };
                     account.claim_from(&part, estimate);
                     let sender = if forward { 0 } else { target };
                     pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin) });
@@ -158,6 +163,7 @@ impl Outputs {
         // What follows a batch that found no room must wait behind it, at this receiver only.
         let mut full: Vec<(usize, usize)> = Vec::new();
         let mut blocked = None;
+        let mut short = None;
         for _ in 0..self.pending.len() {
             let Some(Delivery { edge, sender, what }) = self.pending.pop_front() else { break };
             if full.contains(&(edge, sender)) {
@@ -171,6 +177,10 @@ impl Outputs {
                     let batch = match port.try_send(batch, origin)? {
                         Sent::Yes | Sent::Stopped => continue,
                         Sent::NoRoom(batch) => batch,
+                        Sent::NoMemory(batch, bytes) => {
+                            short = Some(bytes);
+                            batch
+                        }
                         Sent::Blocked(batch, ticket) => {
                             blocked = Some(ticket);
                             batch
@@ -186,6 +196,9 @@ impl Outputs {
         }
         if let Some(ticket) = blocked {
             return Ok(Some(Wait::Outside(ticket)));
+        }
+        if let Some(bytes) = short {
+            return Ok(Some(Wait::Memory(bytes)));
         }
         let waits = full.into_iter().map(|(edge, sender)| {
             let edge = &self.edges[edge];
