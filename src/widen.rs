@@ -116,7 +116,7 @@ impl Attempt {
             to: wider.clone(),
         });
         let widened = self.frame.logical_plan()?.transform_up(|node_plan| match node_plan {
-            LogicalPlan::TableScan(scan) if scan.table_name.table() == node => rescanned(scan, mismatch),
+            LogicalPlan::TableScan(scan) if is_scan_of(node, scan.table_name.table()) => rescanned(scan, mismatch),
             // The types of all that is not a scan are worked out anew; a union does not do that by itself.
             LogicalPlan::Union(union) => {
                 Union::try_new_with_loose_types(union.inputs).map(|union| Transformed::no(LogicalPlan::Union(union)))
@@ -131,6 +131,12 @@ impl Attempt {
             "a value is not of its column's type: running again with a wider one");
         Ok(Some(Frame::new(Weak::clone(&self.frame.session), widened.data)))
     }
+}
+
+/// Whether `node` reads `table`: a second scan of one table is called `table 2`.
+fn is_scan_of(node: &str, table: &str) -> bool {
+    let Some(rest) = node.strip_prefix(table) else { return false };
+    rest.is_empty() || rest.strip_prefix(' ').is_some_and(|number| number.parse::<usize>().is_ok())
 }
 
 /// The node that met a value of the wrong type, and that value.
