@@ -1,0 +1,300 @@
+//! What one holder holds: accounts, reservations, and the Arrow buffers that were claimed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+
+use arrow::record_batch::RecordBatch;
+use parking_lot::Mutex;
+
+use super::{Admission, MemoryPool};
+
+/// What one holder holds of a worker's memory. Clones are the same account.
+#[derive(Clone)]
+pub struct Account(Arc<AccountInner>);
+
+struct AccountInner {
+    pool: MemoryPool,
+    name: String,
+    floor: usize,
+    held: AtomicUsize,
+    peak: AtomicUsize,
+    admission: Option<Arc<Admission>>,
+}
+
+impl Account {
+    pub(super) fn new(pool: &MemoryPool, name: String, floor: usize, admission: Option<Arc<Admission>>) -> Self {
+        Self(Arc::new(AccountInner {
+            pool: pool.clone(),
+            name,
+            floor,
+            held: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            admission,
+        }))
+    }
+
+    /// Who holds.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> usize {
+        self.0.held.load(SeqCst)
+    }
+
+    /// Most bytes held so far.
+    pub fn peak(&self) -> usize {
+        self.0.peak.load(Relaxed)
+    }
+
+    /// Bytes that this account may always hold.
+    pub fn floor(&self) -> usize {
+        self.0.floor
+    }
+
+    /// Bytes held beyond the floor.
+    pub fn excess(&self) -> usize {
+        self.held().saturating_sub(self.floor())
+    }
+
+    /// The worker's pool.
+    pub fn pool(&self) -> &MemoryPool {
+        &self.0.pool
+    }
+
+    /// Bytes that this account could grow by: the rest of its floor and all that floats.
+    pub fn room(&self) -> usize {
+        self.floor().saturating_sub(self.held()) + self.pool().available()
+    }
+
+    /// Bytes that it could hold if no other job held any, and no account of its own job more than its floor.
+    pub fn most(&self) -> usize {
+        let floors = self.0.admission.as_ref().map_or(0, |admission| admission.bytes());
+        self.floor() + self.pool().limit().saturating_sub(floors)
+    }
+
+    /// An empty reservation to grow later.
+    pub fn reservation(&self) -> Reservation {
+        Reservation { account: self.clone(), bytes: 0 }
+    }
+
+    /// Reserves `bytes`, or nothing if they are not to be had now. Never waits.
+    pub fn try_reserve(&self, bytes: usize) -> Option<Reservation> {
+        self.try_add(bytes).then(|| Reservation { account: self.clone(), bytes })
+    }
+
+    /// Claims every buffer of `batch`: it counts here from now on and no longer where it did.
+    ///
+    /// Infallible, so reserve an estimate first. For a moment a re-claimed buffer counts twice.
+    pub fn claim(&self, batch: &RecordBatch) {
+        batch.claim(self);
+    }
+
+    /// Claims every buffer of `batch` with bytes of `estimate`, a reservation of this account, for as long as
+    /// they last: what was estimated is not counted a second time.
+    pub fn claim_from(&self, batch: &RecordBatch, estimate: &mut Reservation) {
+        batch.claim(&Prepaid(Mutex::new(estimate)));
+    }
+
+    fn try_add(&self, bytes: usize) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        let before = self.0.held.fetch_add(bytes, SeqCst);
+        if self.0.pool.0.try_charge(self.beyond(before + bytes) - self.beyond(before)) {
+            self.0.peak.fetch_max(before + bytes, Relaxed);
+            return true;
+        }
+        // Others may have moved `held` meanwhile: each move pays or gets back its own difference.
+        let now = self.0.held.fetch_sub(bytes, SeqCst);
+        let charged_by_add = self.beyond(before + bytes) - self.beyond(before);
+        let given_back = self.beyond(now) - self.beyond(now - bytes);
+        // The charge of the addition was never made, so only the difference is due.
+        if given_back > charged_by_add {
+            self.0.pool.0.release(given_back - charged_by_add);
+        } else {
+            self.0.pool.0.charge(charged_by_add - given_back);
+        }
+        false
+    }
+
+    fn add(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let before = self.0.held.fetch_add(bytes, SeqCst);
+        self.0.peak.fetch_max(before + bytes, Relaxed);
+        self.0.pool.0.charge(self.beyond(before + bytes) - self.beyond(before));
+    }
+
+    fn subtract(&self, bytes: usize) {
+        let before = self.0.held.fetch_sub(bytes, SeqCst);
+        self.0.pool.0.release(self.beyond(before) - self.beyond(before - bytes));
+    }
+
+    fn beyond(&self, held: usize) -> usize {
+        held.saturating_sub(self.0.floor)
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("name", &self.0.name)
+            .field("floor", &self.0.floor)
+            .field("held", &self.held())
+            .finish()
+    }
+}
+
+impl arrow_buffer::MemoryPool for Account {
+    fn reserve(&self, size: usize) -> Box<dyn arrow_buffer::MemoryReservation> {
+        self.add(size);
+        Box::new(Reservation { account: self.clone(), bytes: size })
+    }
+
+    fn available(&self) -> isize {
+        self.room() as isize
+    }
+
+    fn used(&self) -> usize {
+        self.held()
+    }
+
+    fn capacity(&self) -> usize {
+        self.pool().limit()
+    }
+}
+
+/// Hands out bytes of a reservation, and then of its account.
+#[derive(Debug)]
+struct Prepaid<'a>(Mutex<&'a mut Reservation>);
+
+impl arrow_buffer::MemoryPool for Prepaid<'_> {
+    fn reserve(&self, size: usize) -> Box<dyn arrow_buffer::MemoryReservation> {
+        let mut estimate = self.0.lock();
+        let covered = size.min(estimate.bytes);
+        estimate.bytes -= covered;
+        let account = estimate.account.clone();
+        account.add(size - covered);
+        Box::new(Reservation { account, bytes: size })
+    }
+
+    fn available(&self) -> isize {
+        self.0.lock().account.room() as isize
+    }
+
+    fn used(&self) -> usize {
+        self.0.lock().account.held()
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.lock().account.pool().limit()
+    }
+}
+
+impl arrow_buffer::MemoryReservation for Reservation {
+    fn size(&self) -> usize {
+        self.bytes
+    }
+
+    fn resize(&mut self, new_size: usize) {
+        self.set(new_size);
+    }
+}
+
+/// Bytes held from an [`Account`]; dropping it gives them back.
+#[derive(Debug)]
+pub struct Reservation {
+    account: Account,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// Bytes held by this reservation.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds `bytes` if they are to be had; `false`, and nothing changes, if not. Never waits.
+    #[must_use]
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        let grown = self.account.try_add(bytes);
+        if grown {
+            self.bytes += bytes;
+        }
+        grown
+    }
+
+    /// Makes the reservation `bytes` large; `false`, and nothing changes, if it would have to grow and cannot.
+    #[must_use]
+    pub fn try_set(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            self.try_grow(bytes - self.bytes)
+        } else {
+            self.shrink(self.bytes - bytes);
+            true
+        }
+    }
+
+    /// Makes the reservation `bytes` large, whether they fit or not: for memory that is there already.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.account.add(bytes - self.bytes);
+            self.bytes = bytes;
+        } else {
+            self.shrink(self.bytes - bytes);
+        }
+    }
+
+    /// Gives `bytes` back, at most all of them.
+    pub fn shrink(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.account.subtract(bytes);
+        self.bytes -= bytes;
+    }
+
+    /// The account it holds from.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}
+
+/// Takes every buffer of `batch` out of all accounts: from now on it is the caller's.
+pub fn hand_out(batch: &RecordBatch) {
+    #[derive(Debug)]
+    struct Outside;
+    #[derive(Debug)]
+    struct Uncounted(usize);
+    impl arrow_buffer::MemoryReservation for Uncounted {
+        fn size(&self) -> usize {
+            self.0
+        }
+        fn resize(&mut self, new_size: usize) {
+            self.0 = new_size;
+        }
+    }
+    impl arrow_buffer::MemoryPool for Outside {
+        fn reserve(&self, size: usize) -> Box<dyn arrow_buffer::MemoryReservation> {
+            Box::new(Uncounted(size))
+        }
+        fn available(&self) -> isize {
+            isize::MAX
+        }
+        fn used(&self) -> usize {
+            0
+        }
+        fn capacity(&self) -> usize {
+            usize::MAX
+        }
+    }
+    batch.claim(&Outside);
+}

@@ -1,0 +1,313 @@
+//! A worker's memory: the pool, what each holder was promised, what it holds beyond that, and reclaim.
+//!
+//! ```text
+//! limit ┌──────────────────────────────┐
+//!       │ floating                     │  any account may grow into it, and gives it back on request
+//!       ├──────────────────────────────┤
+//!       │ floors of job 2              │  taken at once at admission (C2)
+//!       │ floors of job 1              │
+//!     0 └──────────────────────────────┘
+//! ```
+//!
+//! An [`Account`] is charged `max(floor, held)`: up to its floor it can always grow. What it holds is the
+//! sum of its [`Reservation`]s and of the Arrow buffers it has claimed, each buffer once however many
+//! slices share it. Claiming is infallible, so the order is: reserve an estimate, allocate, claim, give
+//! the estimate back.
+
+mod account;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+pub use account::{Account, Reservation, hand_out};
+
+/// The memory of one worker. Clones are the same pool.
+#[derive(Clone)]
+pub struct MemoryPool(Arc<PoolInner>);
+
+struct PoolInner {
+    limit: usize,
+    charged: AtomicUsize,
+    peak: AtomicUsize,
+    /// How often a claim went over the limit: an estimate was too small.
+    overruns: AtomicUsize,
+    /// Number of waiters, read without the lock on every release.
+    waiting: AtomicUsize,
+    state: Mutex<PoolState>,
+}
+
+#[derive(Default)]
+struct PoolState {
+    waiters: VecDeque<Waiter>,
+    holders: Vec<Weak<Holder>>,
+}
+
+struct Waiter {
+    bytes: usize,
+    waker: Waker,
+}
+
+impl MemoryPool {
+    /// A pool of `limit_bytes`.
+    pub fn new(limit_bytes: usize) -> Self {
+        Self(Arc::new(PoolInner {
+            limit: limit_bytes,
+            charged: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            overruns: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// The limit in bytes.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// Bytes charged: all floors, and what accounts hold beyond them.
+    pub fn charged(&self) -> usize {
+        self.0.charged.load(SeqCst)
+    }
+
+    /// Largest value of [`MemoryPool::charged`] so far.
+    pub fn peak(&self) -> usize {
+        self.0.peak.load(Relaxed)
+    }
+
+    /// Bytes that an account could still grow by.
+    pub fn available(&self) -> usize {
+        self.0.limit.saturating_sub(self.charged())
+    }
+
+    /// How often a claim took the pool over its limit. Anything but zero is a wrong estimate.
+    pub fn overruns(&self) -> usize {
+        self.0.overruns.load(Relaxed)
+    }
+
+    /// Takes `bytes` of floors at once, or nothing.
+    pub fn admit(&self, bytes: usize) -> Option<Arc<Admission>> {
+        self.0.try_charge(bytes).then(|| Arc::new(Admission { pool: self.clone(), bytes: bytes.into() }))
+    }
+
+    /// An account without a floor and without a job, such as a test's.
+    pub fn account(&self, name: impl Into<String>) -> Account {
+        Account::new(self, name.into(), 0, None)
+    }
+
+    /// Wakes `waker` once `bytes` may be had, and asks the largest holder for them.
+    ///
+    /// The bytes are not set aside: whoever is woken tries again, and waits again if it lost.
+    pub fn wait(&self, bytes: usize, waker: &Waker) {
+        {
+            let mut state = self.0.state.lock();
+            if let Some(waiter) = state.waiters.iter_mut().find(|w| w.waker.will_wake(waker)) {
+                waiter.bytes = bytes;
+            } else {
+                state.waiters.push_back(Waiter { bytes, waker: waker.clone() });
+            }
+            self.0.waiting.store(state.waiters.len(), SeqCst);
+        }
+        // A release between the refusal and the line above has seen no waiter.
+        self.0.wake_waiters();
+        if self.available() < bytes {
+            self.reclaim(bytes);
+        }
+    }
+
+    /// Forgets a waiter.
+    pub fn stop_waiting(&self, waker: &Waker) {
+        if self.0.waiting.load(SeqCst) > 0 {
+            let mut state = self.0.state.lock();
+            state.waiters.retain(|w| !w.waker.will_wake(waker));
+            self.0.waiting.store(state.waiters.len(), SeqCst);
+        }
+    }
+
+    /// Asks the holder that could free the most to free `bytes`. Nobody is asked twice for the same.
+    pub(crate) fn reclaim(&self, bytes: usize) {
+        let mut state = self.0.state.lock();
+        state.holders.retain(|h| h.strong_count() > 0);
+        let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
+        drop(state);
+        if holders.iter().any(|h| h.request.load(SeqCst) > 0) {
+            return;
+        }
+        let largest = holders
+            .into_iter()
+            .filter(|h| !h.exhausted.load(SeqCst))
+            .map(|h| (h.excess(), h))
+            .filter(|(excess, _)| *excess > 0)
+            .max_by_key(|(excess, _)| *excess);
+        if let Some((_, holder)) = largest {
+            holder.request.store(bytes, SeqCst);
+            holder.waker.wake_by_ref();
+        }
+    }
+
+    /// Asks again those that had nothing to free when they were asked: what they share may be free by now.
+    pub(crate) fn ask_again(&self) {
+        let (holders, wanted) = {
+            let state = self.0.state.lock();
+            let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
+            (holders, state.waiters.iter().map(|waiter| waiter.bytes).min())
+        };
+        holders.iter().for_each(|holder| holder.exhausted.store(false, SeqCst));
+        if let Some(bytes) = wanted {
+            self.reclaim(bytes);
+        }
+    }
+
+    /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.
+    pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
+        let holder =
+            Arc::new(Holder { waker, accounts, request: AtomicUsize::new(0), exhausted: AtomicBool::new(false) });
+        let mut state = self.0.state.lock();
+        if state.holders.len() == state.holders.capacity() {
+            state.holders.retain(|holder| holder.strong_count() > 0);
+        }
+        state.holders.push(Arc::downgrade(&holder));
+        drop(state);
+        holder
+    }
+
+    /// Called by a holder that has answered a request.
+    pub(crate) fn answered(&self, holder: &Holder, freed_bytes: usize) {
+        holder.exhausted.store(freed_bytes == 0, SeqCst);
+        holder.request.store(0, SeqCst);
+        let wanted = self.0.state.lock().waiters.iter().map(|w| w.bytes).min();
+        if let Some(bytes) = wanted {
+            self.0.wake_waiters();
+            if self.available() < bytes {
+                self.reclaim(bytes);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for MemoryPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryPool").field("limit", &self.limit()).field("charged", &self.charged()).finish()
+    }
+}
+
+impl PoolInner {
+    fn try_charge(&self, bytes: usize) -> bool {
+        let charged = self.charged.fetch_update(SeqCst, SeqCst, |charged| {
+            charged.checked_add(bytes).filter(|sum| bytes == 0 || *sum <= self.limit)
+        });
+        if let Ok(before) = charged {
+            self.peak.fetch_max(before + bytes, Relaxed);
+        }
+        charged.is_ok()
+    }
+
+    fn charge(&self, bytes: usize) {
+        if bytes > 0 {
+            let now = self.charged.fetch_add(bytes, SeqCst) + bytes;
+            self.peak.fetch_max(now, Relaxed);
+            if now > self.limit {
+                self.overruns.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            self.charged.fetch_sub(bytes, SeqCst);
+            if self.waiting.load(SeqCst) > 0 {
+                self.wake_waiters();
+            }
+        }
+    }
+
+    /// Wakes, in order, the waiters whose bytes fit together in what is free.
+    fn wake_waiters(&self) {
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let mut free = self.limit.saturating_sub(self.charged.load(SeqCst));
+            // One that does not fit yet holds up nobody behind it.
+            state.waiters.retain(|waiter| {
+                let fits = waiter.bytes <= free;
+                if fits {
+                    free -= waiter.bytes;
+                    woken.push(waiter.waker.clone());
+                }
+                !fits
+            });
+            self.waiting.store(state.waiters.len(), SeqCst);
+        }
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The floors of one job on one worker. Given back when the last account of it is gone.
+#[derive(Debug)]
+pub struct Admission {
+    pool: MemoryPool,
+    bytes: AtomicUsize,
+}
+
+impl Admission {
+    /// Bytes of floors that were taken.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(SeqCst)
+    }
+
+    /// Makes `bytes` of it an admission of their own, given back on their own.
+    pub fn split(&self, bytes: usize) -> Arc<Admission> {
+        let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
+        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into() })
+    }
+
+    /// An account whose floor is part of this admission.
+    pub fn account(self: &Arc<Self>, name: impl Into<String>, floor_bytes: usize) -> Account {
+        Account::new(&self.pool, name.into(), floor_bytes, Some(Arc::clone(self)))
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.pool.0.release(self.bytes());
+    }
+}
+
+/// A task that can be asked to free memory: the flag that its next step looks at.
+#[derive(Debug)]
+pub struct Holder {
+    waker: Waker,
+    /// The accounts whose excess the task could free.
+    accounts: Vec<Account>,
+    /// Bytes asked for; 0 when nothing is.
+    request: AtomicUsize,
+    /// It was asked and could free nothing; cleared when it grows again.
+    exhausted: AtomicBool,
+}
+
+impl Holder {
+    /// Bytes asked for, 0 when nothing is.
+    pub fn requested(&self) -> usize {
+        self.request.load(Relaxed)
+    }
+
+    /// Bytes that could be freed at the most.
+    pub fn excess(&self) -> usize {
+        self.accounts.iter().map(Account::excess).sum()
+    }
+
+    /// After new input there may be something to free again.
+    pub(crate) fn has_new_state(&self) {
+        if self.exhausted.load(Relaxed) {
+            self.exhausted.store(false, SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::record_batch::RecordBatch;
+
+use super::*;
+
+fn batch(rows: i64) -> RecordBatch {
+    RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef)])
+        .expect("one column")
+}
+
+#[test]
+fn an_account_always_grows_to_its_floor_and_then_floats() {
+    let pool = MemoryPool::new(1000);
+    let admission = pool.admit(400).expect("fits");
+    let account = admission.account("state", 400);
+    let rest = pool.account("other").try_reserve(600).expect("the floating part");
+    let mut own = account.try_reserve(400).expect("the floor");
+    assert_eq!(pool.charged(), 1000);
+    assert!(!own.try_grow(1));
+    drop(rest);
+    assert!(own.try_grow(100));
+    assert_eq!(pool.charged(), 500);
+    drop((own, account));
+    assert_eq!(pool.charged(), 400);
+    drop(admission);
+    assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn floors_that_do_not_fit_are_refused_whole() {
+    let pool = MemoryPool::new(1000);
+    let first = pool.admit(600).expect("fits");
+    assert!(pool.admit(401).is_none());
+    assert_eq!(pool.charged(), 600);
+    drop(first);
+    assert!(pool.admit(1000).is_some());
+}
+
+#[test]
+fn a_buffer_counts_once_whoever_shares_it_and_moves_with_a_claim() {
+    let pool = MemoryPool::new(1 << 20);
+    let (first, second) = (pool.account("a"), pool.account("b"));
+    let batch = batch(1000);
+    first.claim(&batch);
+    let held = first.held();
+    assert!(held >= 8000);
+    let slice = batch.slice(10, 5);
+    first.claim(&slice);
+    assert_eq!(first.held(), held);
+    second.claim(&slice);
+    assert_eq!((first.held(), second.held()), (0, held));
+    drop(batch);
+    assert_eq!(second.held(), held);
+    hand_out(&slice);
+    assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn the_largest_holder_is_asked_and_a_waiter_is_woken_when_it_gives_back() {
+    struct Count(AtomicUsize);
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+    let waker = || {
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        (Arc::clone(&count), Waker::from(count))
+    };
+    let pool = MemoryPool::new(1000);
+    let (small, large) = (pool.account("small"), pool.account("large"));
+    let (asked_small, small_waker) = waker();
+    let (asked_large, large_waker) = waker();
+    let _small_holder = pool.add_holder(small_waker, vec![small.clone()]);
+    let large_holder = pool.add_holder(large_waker, vec![large.clone()]);
+    let _a = small.try_reserve(300).expect("fits");
+    let b = large.try_reserve(700).expect("fits");
+    let (woken, waiter) = waker();
+    pool.wait(500, &waiter);
+    assert_eq!((asked_small.0.load(SeqCst), asked_large.0.load(SeqCst), woken.0.load(SeqCst)), (0, 1, 0));
+    assert_eq!(large_holder.requested(), 500);
+    drop(b);
+    pool.answered(&large_holder, 700);
+    assert_eq!(woken.0.load(SeqCst), 1);
+    assert_eq!(large_holder.requested(), 0);
+}
+
+#[test]
+fn concurrent_growth_and_release_leave_nothing_charged() {
+    let pool = MemoryPool::new(10_000);
+    let admission = pool.admit(500).expect("fits");
+    let account = admission.account("shared", 500);
+    std::thread::scope(|scope| {
+        for t in 0..4 {
+            let account = account.clone();
+            scope.spawn(move || {
+                for i in 0..10_000_usize {
+                    let held = account.try_reserve((i * 7 + t * 131) % 4000);
+                    drop(held);
+                }
+            });
+        }
+    });
+    assert_eq!((account.held(), pool.charged()), (0, 500));
+    assert!(pool.peak() <= 10_000 + 16_000);
+}
