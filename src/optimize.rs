@@ -3,7 +3,9 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion_common::config::ConfigOptions;
-use datafusion_expr::LogicalPlan;
+use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::{Column, Result as QueryResult};
+use datafusion_expr::{Aggregate, Expr, LogicalPlan, Projection};
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext};
 
 use crate::error::Result;
@@ -24,5 +26,26 @@ pub(crate) fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
 pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = OptimizerContext::new_with_config_options(options());
-    Ok(OPTIMIZER.optimize(analyze(plan)?, &context, |_, _| {})?)
+    let plan = analyze(plan)?.transform_up(name_above)?.data;
+    Ok(OPTIMIZER.optimize(plan, &context, |_, _| {})?)
+}
+
+/// Gives distinct aggregates their names in a projection above: the rule that turns them into two group-bys, which
+/// spill, looks for aggregates without a name.
+fn name_above(plan: LogicalPlan) -> QueryResult<Transformed<LogicalPlan>> {
+    let LogicalPlan::Aggregate(aggregate) = &plan else { return Ok(Transformed::no(plan)) };
+    let bare: Vec<Expr> = aggregate.aggr_expr.iter().map(|expr| expr.clone().unalias()).collect();
+    let distinct = |expr: &Expr| matches!(expr, Expr::AggregateFunction(function) if function.params.distinct);
+    let twins = bare.iter().enumerate().any(|(index, expr)| bare[..index].contains(expr));
+    if twins || bare == aggregate.aggr_expr || !bare.iter().any(distinct) {
+        return Ok(Transformed::no(plan));
+    }
+    let inner = Aggregate::try_new(Arc::clone(&aggregate.input), aggregate.group_expr.clone(), bare)?;
+    let columns = inner.schema.iter().zip(aggregate.schema.iter()).map(|(inner, (qualifier, field))| {
+        let column = Expr::Column(Column::from(inner));
+        if inner == (qualifier, field) { column } else { column.alias_qualified(qualifier.cloned(), field.name()) }
+    });
+    let columns = columns.collect();
+    let inner = LogicalPlan::Aggregate(inner);
+    Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(inner))?)))
 }

@@ -1,8 +1,10 @@
-//! Aggregates: reduced where the rows are, sent to the partition of their key, and finished there.
+//! Aggregates: reduced where the rows are, sent to the partition of their key, and finished there. Those that need
+//! all values of a group are sent as they are, and sorted there.
 
 use std::sync::Arc;
 
-use aqueduct_operators::{Aggregate, Expression, FinalAggregate, PartialAggregate};
+use aqueduct_operators::{Aggregate, Expression, FinalAggregate, PartialAggregate, SortedAggregate};
+use aqueduct_runtime::NodeId;
 use arrow::datatypes::SchemaRef;
 use datafusion_expr::logical_plan::Aggregate as AggregatePlan;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
@@ -35,12 +37,20 @@ impl Planner {
         let (aggregates, filters): (Vec<_>, Vec<_>) = aggregates.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let aggregate = Aggregate::try_new(SchemaRef::clone(&input.schema), group, aggregates)?;
         let aggregate = Arc::new(aggregate.with_filters(filters)?);
-        let partial =
-            self.graph.operator("aggregate (partial)", PartialAggregate::new(Arc::clone(&aggregate)), input.node);
         let keys = aggregate.group_column_names();
         let single = keys.is_empty();
-        let by_key = if single { partial.gather() } else { partial.hash(keys) };
-        let node = self.graph.operator("aggregate", FinalAggregate::new(aggregate), by_key);
+        let by_key = |node: NodeId| if single { node.gather() } else { node.hash(keys) };
+        let node = match SortedAggregate::try_new(Arc::clone(&aggregate))? {
+            Some(sorted) => {
+                let arguments = self.graph.operator("aggregate (arguments)", sorted.arguments(), input.node);
+                self.graph.operator("aggregate", sorted, by_key(arguments))
+            }
+            None => {
+                let partial = PartialAggregate::new(Arc::clone(&aggregate));
+                let partial = self.graph.operator("aggregate (partial)", partial, input.node);
+                self.graph.operator("aggregate", FinalAggregate::new(aggregate), by_key(partial))
+            }
+        };
         Ok(Flow { node, schema: SchemaRef::clone(schema), ordered: false, single })
     }
 }

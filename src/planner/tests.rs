@@ -4,7 +4,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewAr
 use datafusion_expr::{JoinType, LogicalPlanBuilder, exists, scalar_subquery};
 
 use super::*;
-use crate::functions::sum;
+use crate::functions::{count_distinct, median, sum};
 use crate::prelude::{col, count_rows, lit};
 use crate::{Frame, LocalCluster};
 
@@ -82,6 +82,25 @@ fn an_aggregate_of_all_rows_is_gathered() {
     let lines = lines(&sales(&cluster).aggregate([sum(col("value")), count_rows()]));
     assert!(lines.iter().any(|line| line.starts_with("=> gather to stage 1")), "{lines:#?}");
     assert!(lines.contains(&"stage 1, 1 task".to_string()), "{lines:#?}");
+}
+
+#[test]
+fn a_distinct_aggregate_alone_becomes_two_group_bys() {
+    let cluster = cluster();
+    let distinct = [count_distinct(col("id")), sum(col("value"))];
+    let lines = lines(&sales(&cluster).group_by("category").agg(distinct));
+    assert_eq!(lines.iter().filter(|line| line.starts_with("aggregate (partial)")).count(), 2, "{lines:#?}");
+}
+
+#[test]
+fn aggregates_that_need_all_values_of_a_group_are_computed_of_sorted_rows() {
+    let cluster = cluster();
+    for aggregates in [vec![median(col("id"))], vec![count_distinct(col("id")), count_rows()]] {
+        let lines = lines(&sales(&cluster).group_by("category").agg(aggregates));
+        let of = |start: &str| lines.iter().any(|line| line.starts_with(start));
+        assert!(of("aggregate (arguments)") && of("aggregate (sorted aggregate)"), "{lines:#?}");
+        assert!(of("=> hash(category)") && !of("aggregate (partial)"), "{lines:#?}");
+    }
 }
 
 #[test]

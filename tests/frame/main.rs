@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aqueduct::arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use aqueduct::arrow::datatypes::{DataType, Float64Type, Int64Type};
-use aqueduct::functions::{array_agg, median, round, stddev, upper};
+use aqueduct::functions::{array_agg, concat, median, percentile_cont, round, stddev, upper};
 use aqueduct::operators::range;
 use aqueduct::prelude::*;
 use aqueduct::runtime::ExecutionError;
@@ -441,4 +441,67 @@ fn nothing_is_left_in_the_folder_for_spilling() {
 
 fn entries(folder: &Path) -> usize {
     fs::read_dir(folder).expect("the folder").count()
+}
+
+/// Two workers of 16 MB each, and what the rows of `frame` were and spilled there.
+fn computed_and_spilled(frame: &Frame) -> (Vec<RecordBatch>, u64) {
+    let mut rows = frame.stream().expect("a stream");
+    let batches = rows.by_ref().collect::<Result<Vec<_>, _>>().expect("the rows");
+    let metrics = rows.job().metrics();
+    (batches, metrics.workers.iter().map(|worker| worker.spilled_bytes).sum())
+}
+
+/// 0, 7919, 15838, … modulo `rows`: every number below it once, in no particular order.
+fn shuffled(cluster: &LocalCluster, rows: i64) -> Frame {
+    let numbers = cluster.from_source("numbers", range("n", Some(rows.unsigned_abs()))).expect("a frame");
+    let n = || col("n");
+    numbers.with_column("v", n() * lit(7919_i64) % lit(rows)).with_column("one", n() - n())
+}
+
+#[test]
+fn distinct_values_of_one_group_do_not_have_to_fit_in_memory() {
+    timed(|| {
+        let cluster =
+            LocalCluster::builder().workers(2).memory_limit("16MB").progress(false).start().expect("a cluster");
+        let rows = 200_000;
+        let text = concat(vec![lit("a text that is longer than that "), cast(col("v"), DataType::Utf8View)]);
+        let frame = shuffled(&cluster, rows).with_column("t", text);
+        let int = |batches: &[RecordBatch], column: usize| {
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+            batches[0].column(column).as_primitive::<Int64Type>().value(0)
+        };
+
+        let (answer, _) = computed_and_spilled(&frame.group_by("one").agg([count_distinct(col("t"))]));
+        assert_eq!(int(&answer, 1), rows);
+
+        // Together with others of any kind.
+        let mixed = [count_distinct(col("v")), count_rows(), sum(col("v")), count_distinct(col("v") % lit(1000_i64))];
+        for (frame, keys) in [(frame.group_by("one").agg(mixed.clone()), 1), (frame.aggregate(mixed), 0)] {
+            let (answer, _) = computed_and_spilled(&frame);
+            let found = [0, 1, 2, 3].map(|column| int(&answer, keys + column));
+            assert_eq!(found, [rows, rows, rows * (rows - 1) / 2, 1000]);
+        }
+    });
+}
+
+#[test]
+fn medians_of_one_group_do_not_have_to_fit_in_memory() {
+    timed(|| {
+        let cluster =
+            LocalCluster::builder().workers(2).memory_limit("16MB").progress(false).start().expect("a cluster");
+        let rows = 1_000_000;
+        let frame = shuffled(&cluster, rows);
+        let tenth = percentile_cont(cast(col("v"), DataType::Float64).sort(true, false), lit(0.1));
+        let of = [median(col("v")).alias("median"), tenth.alias("tenth"), max(col("v")).alias("max")];
+        for (frame, keys) in [(frame.group_by("one").agg(of.clone()), 1), (frame.aggregate(of), 0)] {
+            let (answer, spilled) = computed_and_spilled(&frame);
+            assert_eq!(answer.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+            let column = |column: usize| answer[0].column(keys + column);
+            assert_eq!(column(0).as_primitive::<Float64Type>().value(0), 499_999.5);
+            // 0.1 * 999,999 is the rank and the value.
+            assert!((column(1).as_primitive::<Float64Type>().value(0) - 99_999.9).abs() < 1e-6);
+            assert_eq!(column(2).as_primitive::<Int64Type>().value(0), 999_999);
+            assert!(spilled > 0);
+        }
+    });
 }

@@ -194,8 +194,14 @@ impl ExternalSorter {
                         if self.spill(self.piece_bytes)? > 0 {
                             return Ok(Next::Blocked(pause(&self.space)));
                         }
-                        let Phase::Output(same) = std::mem::replace(&mut self.phase, Phase::End) else { continue };
-                        merge = same;
+                        match std::mem::replace(&mut self.phase, Phase::End) {
+                            Phase::Output(same) => merge = same,
+                            // Rows that were picked already go first.
+                            other => {
+                                self.phase = other;
+                                continue;
+                            }
+                        }
                     }
                     let next = match merge.next(&self.keys, self.output)? {
                         MergeStep::Batch(Merged { batch, .. }) => {

@@ -278,6 +278,29 @@ fn a_sorter_whose_memory_is_asked_for_in_the_middle_of_its_output_goes_on_from_d
     setup.ends_clean();
 }
 
+#[test]
+fn a_sorter_that_is_short_of_memory_in_the_middle_of_its_output_loses_nothing() {
+    let input = input(2 << 20, 100, 4, false);
+    let schema = input[0].schema();
+    let whole = concat_batches(&schema, &input).expect("one schema");
+    let columns = sort_columns();
+    let setup = setup(1 << 20, 1 << 20);
+    let mut sorter =
+        ExternalSorter::new(&setup.account, &setup.space, schema, &columns, 1000, BATCH_BYTES).expect("sortable");
+    input.iter().for_each(|batch| sorter.push(copied(batch)).expect("pushed"));
+    let mut others = Vec::new();
+    let output = read(&setup, || {
+        let next = sorter.next()?;
+        if matches!(next, Next::Batch(_)) && others.len() < 2 {
+            // Nothing is left that the sorter could spill.
+            while sorter.spill(1 << 20)? > 0 {}
+            others.push(setup.account.try_reserve(setup.account.room()));
+        }
+        Ok(next)
+    });
+    assert_same("short", &output, &sorted_by_arrow(&whole, &columns));
+}
+
 /// All places of a key in the input, in order.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Places {

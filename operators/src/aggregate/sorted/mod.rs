@@ -100,7 +100,7 @@ impl Operator for AggregateArguments {
     }
 
     fn step_bytes(&self, _port: Port, batch: &RecordBatch) -> usize {
-        2 * batch_bytes(batch) + 16 * self.layout.schema.fields().len() * batch.num_rows()
+        batch_bytes(batch) + 16 * self.layout.schema.fields().len() * batch.num_rows()
     }
 }
 
@@ -124,7 +124,7 @@ impl OperatorSpec for SortedAggregate {
         let zipped = if lanes > 1 { lanes * vec_bytes(batch_bytes) } else { 0 };
         ExternalSorter::min_memory(batch_bytes)
             + self.output_bytes(batch_bytes)
-            + 2 * vec_bytes(batch_bytes)
+            + vec_bytes(batch_bytes)
             + self.aggregate.group_bytes()
             + zipped
     }
@@ -152,7 +152,7 @@ impl SortedAggregate {
 
 /// Bytes that it takes to read from a vector on disk.
 fn vec_bytes(batch_bytes: usize) -> usize {
-    SpillingVec::min_memory(batch_bytes.min(FRAME_BYTES)) + 2 * FRAME_BYTES.min(8 * batch_bytes)
+    SpillingVec::min_memory(FRAME_BYTES.min(2 * batch_bytes))
 }
 
 struct SortedInstance {
@@ -166,7 +166,6 @@ struct SortedInstance {
     done: Vec<SpillingVec>,
     /// What results and values that are read back will need, so that sorters do not take it.
     output: Reservation,
-    read_ahead: Option<Reservation>,
 }
 
 enum Phase {
@@ -181,34 +180,28 @@ enum Phase {
 impl SortedInstance {
     fn new(spec: &SortedAggregate, context: OperatorContext) -> Result<Self> {
         let keys = spec.aggregate.key_types().len();
-        let reserve = |bytes| {
-            let mut reservation = context.memory.reservation();
-            reservation.set(bytes);
-            reservation
-        };
-        let output = reserve(spec.output_bytes(context.batch_bytes));
-        let read_ahead = reserve(2 * vec_bytes(context.batch_bytes));
         let lanes = spec.layout.lanes.iter();
         let sorters = lanes.map(|lane| context.sorter(Arc::clone(&lane.schema), &lane.sort_columns(keys)));
         Ok(Self {
             sorters: sorters.collect::<Result<_>>()?,
             spec: spec.clone(),
-            context,
             phase: Phase::Filling,
             rows: 0,
             done: Vec::new(),
-            output,
-            read_ahead: Some(read_ahead),
+            output: context.memory.reservation(),
+            context,
         })
     }
 
     /// Fields of what lane `lane` yields: the keys, and the results of its functions.
-    fn lane_schema(&self, lane: usize) -> Result<SchemaRef> {
+    fn lane_schema(&self, lane: usize) -> SchemaRef {
         let aggregate = &self.spec.aggregate;
         let keys = aggregate.key_types().len();
         let functions = &self.spec.layout.lanes[lane].functions;
-        let columns: Vec<_> = (0..keys).chain(functions.iter().map(|function| keys + function.index)).collect();
-        Ok(Arc::new(aggregate.output_schema().project(&columns)?))
+        let mut fields = self.spec.layout.schema.fields()[..keys].to_vec();
+        let results = aggregate.output_schema();
+        fields.extend(functions.iter().map(|function| Arc::clone(&results.fields()[keys + function.index])));
+        Arc::new(Schema::new(fields))
     }
 
     fn advance(&mut self, out: &mut Outbox) -> Result<Step> {
@@ -222,6 +215,17 @@ impl SortedInstance {
                             return Ok(self.pause());
                         }
                     }
+                }
+                let batch_bytes = self.context.batch_bytes;
+                let needed = self.spec.output_bytes(batch_bytes) + vec_bytes(batch_bytes);
+                if !self.output.try_set(needed) {
+                    for sorter in &mut self.sorters {
+                        if sorter.spill(SPILL_BYTES)? > 0 {
+                            return Ok(self.pause());
+                        }
+                    }
+                    // All is on disk: it is within the floor.
+                    self.output.set(needed);
                 }
                 self.next_lane()
             }
@@ -274,17 +278,16 @@ impl SortedInstance {
             return Ok(Step::NeedInput);
         };
         let lane = lanes - 1 - self.sorters.len();
-        let schema = self.lane_schema(lane)?;
+        let schema = self.lane_schema(lane);
         if lanes > 1 {
             self.done.push(self.context.spilling_vec(Arc::clone(&schema)));
         }
         let keys = self.spec.aggregate.key_types().len();
-        let read_bytes = 2 * vec_bytes(self.context.batch_bytes);
-        let read_ahead = self.read_ahead.take().unwrap_or_else(|| {
-            let mut reservation = memory.reservation();
-            reservation.set(read_bytes);
-            reservation
-        });
+        // Part of what is reserved for the output goes over to the reader.
+        let read_bytes = vec_bytes(self.context.batch_bytes);
+        self.output.shrink(self.output.bytes().saturating_sub(self.spec.output_bytes(self.context.batch_bytes)));
+        let mut read_ahead = memory.reservation();
+        read_ahead.set(read_bytes);
         let home = Home {
             memory,
             spill: self.context.spill.clone(),
@@ -384,7 +387,7 @@ impl Operator for SortedInstance {
     }
 
     fn step_bytes(&self, _port: Port, batch: &RecordBatch) -> usize {
-        // Each lane's copy, as it is sorted.
-        batch_bytes(batch) * (1 + self.spec.layout.lanes.len()) + 16 * batch.num_rows()
+        // The copy of one lane at a time, and where in the order each row is; the rest is the sorter's to reserve.
+        batch_bytes(batch) + 16 * batch.num_rows()
     }
 }

@@ -2,7 +2,8 @@
 
 use aqueduct_runtime::batch::copied;
 use arrow::array::{Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray, StringViewArray, UInt8Array};
-use arrow::compute::SortOptions;
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::{DataType, Field};
 use datafusion_functions_aggregate::array_agg::array_agg_udaf;
 use datafusion_functions_aggregate::average::avg_udaf;
 use datafusion_functions_aggregate::count::count_udaf;
@@ -239,6 +240,29 @@ fn integers_whose_sum_overflows_have_a_median() {
     let input = input.expect("one column");
     let call = Call::new(median_udaf(), vec![col("v", &input.schema()).expect("v")]);
     check_sorted(&[], &[call], &[input]);
+}
+
+#[test]
+fn packed_and_nested_columns_are_keys_and_distinct_values() {
+    let input = input(2000).into_iter().map(|batch| {
+        let packed = cast(batch.column(7), &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)));
+        let item = Arc::new(Field::new("item", DataType::Int64, true));
+        let nested = cast(batch.column(0), &DataType::List(item)).expect("lists of one");
+        RecordBatch::try_from_iter_with_nullable([
+            ("k", nested, true),
+            ("p", packed.expect("a dictionary"), true),
+            ("i", Arc::clone(batch.column(2)), true),
+        ])
+        .expect("three columns")
+    });
+    let input: Vec<_> = input.collect();
+    let schema = input[0].schema();
+    let distinct =
+        |name: &str| Call { distinct: true, ..Call::new(count_udaf(), vec![col(name, &schema).expect("a column")]) };
+    let calls = [distinct("i"), distinct("k")];
+    check_sorted(&["p"], &calls, &input);
+    let calls = [distinct("i"), distinct("p"), Call::new(max_udaf(), vec![col("i", &schema).expect("i")])];
+    check_sorted(&["k"], &calls, &input);
 }
 
 #[test]
