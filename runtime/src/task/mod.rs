@@ -25,6 +25,7 @@ pub(crate) use link::Link;
 pub(crate) use shared::{TaskShared, Waiting};
 pub(crate) use tail::{OutputEdge, Outputs, SinkTail, Tail};
 
+use crate::batch::batch_bytes;
 use crate::error::{OperatorError, Result};
 use crate::io::Ticket;
 use crate::mailbox::{Origin, Received};
@@ -416,7 +417,8 @@ impl Task {
             add(&counters.batches_out, 1);
             add(&counters.bytes_out, batch.get_array_memory_size() as u64);
             match self.links.get_mut(next) {
-                Some(link) => link.pending.push_back((0, batch)),
+                // What a step of the next operator may need is bounded by pieces of the plan's size.
+                Some(link) => link.pending.extend(pieces(&batch, self.batch_bytes).map(|piece| (0, piece))),
                 None => self.tail.push(output, batch, self.origin, &mut estimate)?,
             }
         }
@@ -491,6 +493,18 @@ impl Task {
         }
         Ok(freed)
     }
+}
+
+/// `batch` cut into slices of about `bytes` each, and never less than a row.
+pub(super) fn pieces(batch: &RecordBatch, bytes: usize) -> impl Iterator<Item = RecordBatch> + use<> {
+    let rows = batch.num_rows();
+    let count = batch_bytes(batch).div_ceil(bytes).clamp(1, rows.max(1));
+    let rows_each = rows.div_ceil(count).max(1);
+    let batch = batch.clone();
+    (0..rows.div_ceil(rows_each)).map(move |piece| {
+        let start = piece * rows_each;
+        batch.slice(start, rows_each.min(rows - start))
+    })
 }
 
 impl Drop for Task {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::batch::{batch_bytes, compact, copied};
+use crate::batch::{compact, copied};
 use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
@@ -14,7 +14,7 @@ use crate::mailbox::{Origin, PortSender, Sent};
 use crate::memory::Reservation;
 use crate::metrics::{NodeCounters, add};
 use crate::sink::{CloseStep, Receipt, Sink, SinkStep};
-use crate::task::Wait;
+use crate::task::{Wait, pieces};
 
 /// Where a task's output goes.
 pub(crate) enum Tail {
@@ -128,12 +128,7 @@ impl Outputs {
         let account = estimate.account().clone();
         let several = self.edges.iter().filter(|edge| edge.output == output).count() > 1;
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
-            let pieces = batch_bytes(batch).div_ceil(self.batch_bytes).clamp(1, batch.num_rows());
-            let rows = batch.num_rows().div_ceil(pieces);
-            let mut start = 0;
-            while start < batch.num_rows() {
-                let piece = batch.slice(start, rows.min(batch.num_rows() - start));
-                start += rows;
+            for piece in pieces(batch, self.batch_bytes) {
                 let (forward, pending) = (edge.forward, &mut self.pending);
                 // What the caller keeps must not be what the job goes on to count.
                 let own = several && edge.to_caller;

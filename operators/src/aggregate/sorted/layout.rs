@@ -212,7 +212,12 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<(Way, Exp
         };
         let descending = expression.order_bys().first().is_some_and(|order| order.options.descending);
         Way::Percentile(if descending { 1.0 - fraction } else { fraction })
-    } else if expression.is_distinct() && arguments.len() == 1 && expression.order_bys().is_empty() {
+    } else if expression.is_distinct()
+        && data_type.is_primitive()
+        && arguments.len() == 1
+        && expression.order_bys().is_empty()
+    {
+        // Long texts would be sorted whole, and several lanes of them do not fit the floors yet.
         // Functions to which it is all the same in which order distinct values come, and that skip nulls.
         let known =
             [count_udaf(), sum_udaf(), avg_udaf(), bit_xor_udaf(), variance::var_samp_udaf(), variance::var_pop_udaf()];
