@@ -213,7 +213,8 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<(Way, Exp
         let descending = expression.order_bys().first().is_some_and(|order| order.options.descending);
         Way::Percentile(if descending { 1.0 - fraction } else { fraction })
     } else if expression.is_distinct()
-        && data_type.is_primitive()
+        && !data_type.is_string()
+        && !data_type.is_binary()
         && arguments.len() == 1
         && expression.order_bys().is_empty()
     {
