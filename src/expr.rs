@@ -10,7 +10,7 @@ use datafusion_expr::Expr;
 /// use aqueduct::prelude::*;
 ///
 /// let cheap = col("Unit Price").lt(lit(10.0));
-/// assert_eq!(cheap.to_string(), r#""Unit Price" < Float64(10)"#);
+/// assert_eq!(cheap.to_string(), "Unit Price < Float64(10)");
 /// ```
 pub fn col(name: impl Into<String>) -> Expr {
     Expr::Column(Column::new_unqualified(name))

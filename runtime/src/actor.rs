@@ -25,7 +25,7 @@ impl Message for Wake {
 /// The one outstanding wake-up of an actor. As a [`Waker`] it can be called from any thread, at any time.
 #[derive(Default)]
 pub(crate) struct WakeFlag {
-    scheduled: AtomicBool,
+    scheduled: Arc<AtomicBool>,
     address: OnceLock<Recipient<Wake>>,
 }
 
@@ -77,6 +77,7 @@ pub(crate) struct TaskActor {
 impl TaskActor {
     pub(crate) fn new(task: Task, flag: Arc<WakeFlag>, job: Arc<JobCore>, clock: Arc<dyn Clock>) -> Self {
         let waker = Waker::from(Arc::clone(&flag));
+        task.shared().set_woken(Arc::clone(&flag.scheduled));
         Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock }
     }
 
@@ -87,6 +88,10 @@ impl TaskActor {
             return None;
         }
         self.shared.set_waiting(Waiting::Running, self.clock.now());
+        let shared = &self.shared;
+        let _span =
+            tracing::trace_span!("step", job = self.job.id, task = %shared.name(), partition = shared.partition)
+                .entered();
         // The operator is not called again after a panic: its state may be anything.
         let result = catch_unwind(AssertUnwindSafe(|| task.step()));
         let error = match result {

@@ -184,10 +184,15 @@ impl Builder<'_> {
         let flag = Arc::clone(&self.flags[stage][partition]);
         let waker = Waker::from(Arc::clone(&flag));
         self.core.add_waker(waker.clone());
+        let spaces: Vec<_> = plan.stages[stage].nodes.iter().map(|_| self.spaces[arbiter.0].for_instance()).collect();
         let nodes: Vec<_> = plan.stages[stage]
             .nodes
             .iter()
-            .map(|&node| (Arc::clone(&plan.nodes[node].name), Arc::<NodeCounters>::default()))
+            .zip(&spaces)
+            .map(|(&node, space)| {
+                let counters = NodeCounters { spilled_bytes: space.own_bytes(), ..NodeCounters::default() };
+                (Arc::clone(&plan.nodes[node].name), Arc::new(counters))
+            })
             .collect();
         let shared = Arc::new(TaskShared::new(stage, partition, arbiter.0, nodes));
         let mut head = None;
@@ -201,7 +206,7 @@ impl Builder<'_> {
                     Ok(())
                 }
                 NodeKind::Operator(spec) => {
-                    let context = self.operator_context(node, partition, arbiter.0, account);
+                    let context = self.operator_context(node, partition, arbiter.0, account, spaces[position].clone());
                     links.push(Link::new(spec.instantiate(context)?, spec.inputs()));
                     Ok(())
                 }
@@ -278,7 +283,14 @@ impl Builder<'_> {
         account
     }
 
-    fn operator_context(&self, node: usize, partition: usize, worker: usize, memory: Account) -> OperatorContext {
+    fn operator_context(
+        &self,
+        node: usize,
+        partition: usize,
+        worker: usize,
+        memory: Account,
+        spill: SpillSpace,
+    ) -> OperatorContext {
         let plan = self.plan;
         OperatorContext {
             node: Arc::clone(&plan.nodes[node].name),
@@ -288,7 +300,7 @@ impl Builder<'_> {
             batch_bytes: plan.batch_bytes,
             batch_rows: plan.batch_rows,
             memory,
-            spill: self.spaces[worker].clone(),
+            spill,
             io: self.workers[worker].io.clone(),
         }
     }

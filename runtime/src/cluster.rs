@@ -253,7 +253,11 @@ impl Control {
                 }
             };
             match command {
-                Some(Command::Run(core)) => self.waiting.push_back(core),
+                Some(Command::Run(core)) => {
+                    // A cancel must be heard while the job waits in line.
+                    core.add_waker(self.waker.clone());
+                    self.waiting.push_back(core);
+                }
                 Some(Command::Look) => {}
                 Some(Command::Close) | None => closing = true,
             }
@@ -299,7 +303,6 @@ impl Control {
 
     fn start(&mut self, core: Arc<JobCore>, admissions: Vec<Arc<crate::memory::Admission>>) {
         core.admitted();
-        core.add_waker(self.waker.clone());
         let _ = core.end_ticket().register(&self.waker);
         self.running.push((Arc::clone(&core), Watch::default()));
         let (parts, arbiters): (Vec<_>, Vec<_>) = {
@@ -314,6 +317,7 @@ impl Control {
         let clock = Arc::clone(&self.shared.clock);
         // Making sources and operators runs user code, which may take its time.
         io.submit(move || {
+            let _span = tracing::debug_span!("start", job = core.id).entered();
             match build(&core, &parts, &dir, &clock) {
                 Ok((running, placed)) => {
                     core.start(running);
@@ -337,7 +341,7 @@ impl Control {
     fn watch(&mut self) {
         let jobs = self.running.len();
         for (core, watch) in &mut self.running {
-            watch.look(core, jobs);
+            watch.look(core, jobs, &self.shared.pools);
         }
     }
 }

@@ -147,6 +147,19 @@ impl MemoryPool {
         }
     }
 
+    /// Asks again those that had nothing to free when they were asked: what they share may be free by now.
+    pub(crate) fn ask_again(&self) {
+        let (holders, wanted) = {
+            let state = self.0.state.lock();
+            let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
+            (holders, state.waiters.front().map(|waiter| waiter.bytes))
+        };
+        holders.iter().for_each(|holder| holder.exhausted.store(false, SeqCst));
+        if let Some(bytes) = wanted {
+            self.reclaim(bytes);
+        }
+    }
+
     /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.
     pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
         let holder =

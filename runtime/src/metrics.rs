@@ -2,6 +2,7 @@
 //!
 //! Counters are written by one task each, so relaxed atomics do; a snapshot may be torn by one step.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub(crate) struct NodeCounters {
     pub(crate) batches_out: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
-    pub(crate) spilled_bytes: AtomicU64,
+    /// Counted by the instance's spill space.
+    pub(crate) spilled_bytes: Arc<AtomicU64>,
 }
 
 /// Counters of one task.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::ExecutionError;
 use crate::job::{JobCore, Running};
+use crate::memory::MemoryPool;
 use crate::plan::Plan;
 use crate::task::Waiting;
 
@@ -17,13 +18,16 @@ use crate::task::Waiting;
 pub(crate) struct Watch {
     /// The stuck tasks of the last look, with their step counts.
     last: Vec<(usize, u64)>,
+    /// Holders that had nothing to free were asked again, at these step counts.
+    asked: Vec<(usize, u64)>,
 }
 
 impl Watch {
     /// Looks at a job once. Two looks in a row that find the same tasks stuck are a deadlock.
-    pub(crate) fn look(&mut self, core: &JobCore, jobs: usize) {
+    pub(crate) fn look(&mut self, core: &JobCore, jobs: usize, pools: &[MemoryPool]) {
         let Some(Some(found)) = core.with_running(|running| self.check(&core.plan, running, jobs)) else { return };
         match found {
+            Found::ShortOfMemory => pools.iter().for_each(MemoryPool::ask_again),
             Found::Spooling(cycle) => {
                 tracing::warn!(job = core.id, %cycle, "deadlock: an edge spools from now on");
                 core.add_deadlock(cycle);
@@ -36,7 +40,7 @@ impl Watch {
         let stuck = stuck_tasks(plan, running, jobs);
         let seen: Vec<_> = stuck.iter().map(|&task| (task, running.tasks[task].counters.steps.load(Relaxed))).collect();
         let same = !seen.is_empty() && seen == self.last;
-        self.last = seen;
+        self.last.clone_from(&seen);
         if !same {
             return None;
         }
@@ -52,11 +56,17 @@ impl Watch {
                 }
             }
         }
+        let short = stuck.iter().any(|&task| matches!(running.tasks[task].waiting(), Waiting::Memory(_)));
+        if short && self.asked != seen {
+            self.asked = seen;
+            return Some(Found::ShortOfMemory);
+        }
         Some(Found::Deadlock(cycle))
     }
 }
 
 enum Found {
+    ShortOfMemory,
     Spooling(String),
     Deadlock(String),
 }

@@ -17,7 +17,7 @@ use arrow::error::ArrowError;
 use super::index::{Index, PADDING_BYTES};
 use super::number::Number;
 use super::options::Dialect;
-use super::simd::Level;
+use super::simd::{Level, Run};
 use super::text::{Text, View};
 
 /// Spellings of null.
@@ -314,7 +314,7 @@ impl<T: Number> Column for Numbers<T> {
         let mut pause = MIN_PAUSE_ROWS;
         while row < rows {
             if !words {
-                let run = T::parse_run(self.level, chunk, column, row, rows, &mut self.values);
+                let run = T::parse_run(self.level, Run { chunk, column, row, rows }, &mut self.values);
                 row += run;
                 pause = if run > pause { MIN_PAUSE_ROWS } else { (2 * pause).min(MAX_PAUSE_ROWS) };
             }

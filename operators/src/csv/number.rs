@@ -9,8 +9,7 @@ use arrow::array::timezone::Tz;
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::*;
 
-use super::column::Chunk;
-use super::simd::{Level, short_decimals};
+use super::simd::{Level, Run};
 
 const ZEROS: u64 = 0x3030_3030_3030_3030;
 
@@ -19,16 +18,9 @@ pub(crate) trait Number: ArrowPrimitiveType {
     /// The value of `bytes[start..end]`, valid UTF-8; `None` if it is none. `bytes` goes on for 8 bytes.
     fn parse_field(bytes: &[u8], start: usize, end: usize) -> Option<Self::Native>;
 
-    /// Adds the values of the rows from `row` on, several at a time, up to the first ones that are not short and
-    /// plain; gives their number. It need not get far.
-    fn parse_run(
-        _level: Level,
-        _chunk: &Chunk<'_>,
-        _column: usize,
-        _row: usize,
-        _rows: usize,
-        _values: &mut Vec<Self::Native>,
-    ) -> usize {
+    /// Adds the values of rows several at a time, up to the first ones that are not short and plain; gives their
+    /// number. It need not get far.
+    fn parse_run(_level: Level, _run: Run<'_>, _values: &mut Vec<Self::Native>) -> usize {
         0
     }
 }
@@ -113,6 +105,10 @@ macro_rules! integers {
                 }
                 slow::<Self>(bytes, start, end)
             }
+
+            fn parse_run(level: Level, run: Run<'_>, values: &mut Vec<Self::Native>) -> usize {
+                run.integers(level, values)
+            }
         }
     )* };
 }
@@ -146,15 +142,8 @@ impl Number for Float64Type {
         long_float(bytes, start, end)
     }
 
-    fn parse_run(
-        level: Level,
-        chunk: &Chunk<'_>,
-        column: usize,
-        row: usize,
-        rows: usize,
-        values: &mut Vec<f64>,
-    ) -> usize {
-        short_decimals(level, chunk, column, row, rows, values)
+    fn parse_run(level: Level, run: Run<'_>, values: &mut Vec<f64>) -> usize {
+        run.decimals(level, values)
     }
 }
 

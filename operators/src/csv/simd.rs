@@ -1,4 +1,4 @@
-//! The inner loops that want vector instructions: finding field ends, and parsing short decimals.
+//! The inner loops that want vector instructions: finding field ends, parsing short numbers, making short views.
 //!
 //! Every loop exists in portable code, and again for what the machine turns out to have. All give the same.
 #![allow(unsafe_code)] // Vector loads, and calls of functions for a level that `Level::detect` has found.
@@ -199,89 +199,196 @@ fn search_avx512(search: Search<'_>) -> usize {
     search.blocks(find, write)
 }
 
-/// Parses the fields of a column from `row` on as decimals for as long as they are of at most eight bytes, a sign
-/// and a point among them. Stops before four fields of which one is anything else, so at the latest before the
-/// last three of `rows`; gives the number of values that it has added. Without vector instructions that is none.
-pub(crate) fn short_decimals(
-    level: Level,
-    chunk: &Chunk<'_>,
-    column: usize,
-    row: usize,
-    rows: usize,
-    values: &mut Vec<f64>,
-) -> usize {
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level was detected, and AVX-512 comes with AVX2.
-        Level::Avx2 | Level::Avx512 => unsafe { short_decimals_avx2(chunk, column, row, rows, values) },
-        _ => 0,
+/// The rows of a column that are still to be parsed.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) chunk: &'a Chunk<'a>,
+    pub(crate) column: usize,
+    /// The next row.
+    pub(crate) row: usize,
+    /// The row behind the last.
+    pub(crate) rows: usize,
+}
+
+impl Run<'_> {
+    /// Adds the rows' values as decimals for as long as they are of at most eight bytes, a sign and a point among
+    /// them. Stops before four rows of which one is anything else, so at the latest before the last three; gives
+    /// the number of values that it has added. Without vector instructions that is none.
+    pub(crate) fn decimals(self, level: Level, values: &mut Vec<f64>) -> usize {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level was detected, and AVX-512 comes with AVX2.
+            Level::Avx2 | Level::Avx512 => unsafe { decimals_avx2(self, values) },
+            _ => 0,
+        }
+    }
+
+    /// As [`Run::decimals`], for integers without a point.
+    pub(crate) fn integers<V: Copy + Default + TryFrom<i64>>(self, level: Level, values: &mut Vec<V>) -> usize {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as for decimals.
+            Level::Avx2 | Level::Avx512 => unsafe { integers_avx2(self, values) },
+            _ => 0,
+        }
+    }
+
+    /// Takes four rows after the other, each as its first eight bytes and its length.
+    #[inline(always)]
+    fn fours<V: Copy>(self, values: &mut Vec<V>, parse: impl Fn([u64; 4], [u64; 4]) -> Option<[V; 4]>) -> usize {
+        let mut row = self.row;
+        while row + 4 <= self.rows {
+            let (mut words, mut lengths) = ([0; 4], [0; 4]);
+            for i in 0..4 {
+                let (start, end) = self.chunk.raw(row + i, self.column);
+                words[i] = u64::from_le_bytes(self.chunk.bytes[start..start + 8].try_into().expect("8 bytes"));
+                lengths[i] = (end - start) as u64;
+            }
+            let Some(four) = parse(words, lengths) else { break };
+            values.extend_from_slice(&four);
+            row += 4;
+        }
+        row - self.row
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
-fn short_decimals_avx2(chunk: &Chunk<'_>, column: usize, row: usize, rows: usize, values: &mut Vec<f64>) -> usize {
-    let mut taken = 0;
-    while row + taken + 4 <= rows {
-        let (mut words, mut lengths) = ([0; 4], [0; 4]);
-        for i in 0..4 {
-            let (start, end) = chunk.raw(row + taken + i, column);
-            words[i] = u64::from_le_bytes(chunk.bytes[start..start + 8].try_into().expect("8 bytes"));
-            lengths[i] = (end - start) as u64;
-        }
-        let Some(four) = four_decimals(words, lengths) else { break };
-        values.extend_from_slice(&four);
-        taken += 4;
-    }
-    taken
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+fn decimals_avx2(run: Run<'_>, values: &mut Vec<f64>) -> usize {
+    run.fours(values, |words, lengths| four_decimals(words, lengths))
 }
 
-/// Four decimals: a sign, digits and a point, up to eight bytes together, of which the first is the lowest of a
-/// word. `None` if one of them is anything else.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+fn integers_avx2<V: Copy + Default + TryFrom<i64>>(run: Run<'_>, values: &mut Vec<V>) -> usize {
+    run.fours(values, |words, lengths| {
+        let mut four = [V::default(); 4];
+        for (value, whole) in four.iter_mut().zip(four_integers(words, lengths)?) {
+            *value = V::try_from(whole).ok()?;
+        }
+        Some(four)
+    })
+}
+
+/// Four fields without their signs.
+#[cfg(target_arch = "x86_64")]
+struct Unsigned {
+    /// In the high bytes of each word, zeros below.
+    text: __m256i,
+    lengths: __m256i,
+    /// All ones where there was a minus.
+    negative: __m256i,
+    /// All ones where the field was longer than a word.
+    too_long: __m256i,
+}
+
+/// Fields of up to eight bytes, of which the first is the lowest of its word.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn unsigned(words: [u64; 4], lengths: [u64; 4]) -> Unsigned {
+    let vector = |[a, b, c, d]: [u64; 4]| _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
+    let (words, lengths) = (vector(words), vector(lengths));
+    let first = _mm256_set1_epi64x(0xFF);
+    let signs = _mm256_and_si256(_mm256_cmpeq_epi8(words, _mm256_set1_epi64x(i64::from(b'-'))), first);
+    let negative = _mm256_cmpeq_epi64(signs, first);
+    // A shift by more than there is gives zero, as it should.
+    let shifts = _mm256_slli_epi64::<3>(_mm256_sub_epi64(_mm256_set1_epi64x(8), lengths));
+    Unsigned {
+        text: _mm256_sllv_epi64(_mm256_andnot_si256(signs, words), shifts),
+        lengths: _mm256_add_epi64(lengths, negative),
+        negative,
+        too_long: _mm256_cmpgt_epi64(lengths, _mm256_set1_epi64x(8)),
+    }
+}
+
+/// The value of each byte of `text`, of which the high `count` should be digits; and what is not zero where one of
+/// them is none, or `count` is not positive.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn digits(text: __m256i, count: __m256i) -> (__m256i, __m256i) {
+    let zeros = _mm256_set1_epi8(b'0' as i8);
+    let filled = _mm256_or_si256(text, _mm256_srlv_epi64(zeros, _mm256_slli_epi64::<3>(count)));
+    let digits = _mm256_sub_epi8(filled, zeros);
+    let too_high = _mm256_subs_epu8(digits, _mm256_set1_epi8(9));
+    (digits, _mm256_or_si256(too_high, _mm256_cmpgt_epi64(_mm256_set1_epi64x(1), count)))
+}
+
+/// Eight digits per word, the first the lowest byte, as numbers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn numbers(digits: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(digits, _mm256_set1_epi16(1 << 8 | 10));
+    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32(1 << 16 | 100));
+    let high = _mm256_mul_epu32(fours, _mm256_set1_epi64x(10_000));
+    _mm256_add_epi64(high, _mm256_srli_epi64::<32>(fours))
+}
+
+/// Numbers below 2^52.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn floats(numbers: __m256i) -> __m256d {
+    // As the low bits of 2^52 they are a float once that is taken away.
+    let magic = _mm256_set1_pd((1_u64 << 52) as f64);
+    _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(numbers), magic), magic)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn is_zero(bits: __m256i) -> bool {
+    _mm256_testz_si256(bits, bits) == 1
+}
+
+/// Four integers: a sign and digits, up to eight bytes together, of which the first is the lowest of a word. `None`
+/// if one of them is anything else.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+#[inline]
+fn four_integers(words: [u64; 4], lengths: [u64; 4]) -> Option<[i64; 4]> {
+    let Unsigned { text, lengths, negative, too_long } = unsigned(words, lengths);
+    let (digits, wrong) = digits(text, lengths);
+    if !is_zero(_mm256_or_si256(wrong, too_long)) {
+        return None;
+    }
+    let signed = _mm256_sub_epi64(_mm256_xor_si256(numbers(digits), negative), negative);
+    let mut four = [0; 4];
+    // SAFETY: four values have 32 bytes; the store need not be aligned.
+    unsafe { _mm256_storeu_si256(four.as_mut_ptr().cast(), signed) };
+    Some(four)
+}
+
+/// As [`four_integers`], with up to one point.
 ///
 /// The digits are an integer below 10^8 and are divided by a power of ten: both are exact, so that the quotient
 /// is rounded once.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1,bmi2,popcnt,lzcnt")]
+#[target_feature(enable = "avx2")]
+#[inline]
 fn four_decimals(words: [u64; 4], lengths: [u64; 4]) -> Option<[f64; 4]> {
-    let vector = |[a, b, c, d]: [u64; 4]| _mm256_set_epi64x(d as i64, c as i64, b as i64, a as i64);
-    let one = _mm256_set1_epi64x(1);
-    let (words, lengths) = (vector(words), vector(lengths));
-
-    let signs =
-        _mm256_and_si256(_mm256_cmpeq_epi8(words, _mm256_set1_epi64x(i64::from(b'-'))), _mm256_set1_epi64x(0xFF));
-    let negative = _mm256_cmpeq_epi64(signs, _mm256_set1_epi64x(0xFF));
-    let unsigned = _mm256_add_epi64(lengths, negative);
-    // The text moves up to the high bytes, the sign goes, zeros come in below.
-    let shifts = _mm256_slli_epi64::<3>(_mm256_sub_epi64(_mm256_set1_epi64x(8), lengths));
-    let text = _mm256_sllv_epi64(_mm256_andnot_si256(signs, words), shifts);
+    let Unsigned { text, lengths, negative, too_long } = unsigned(words, lengths);
+    let (zero, one) = (_mm256_setzero_si256(), _mm256_set1_epi64x(1));
 
     // The lowest bit of the first point, or none.
     let points = _mm256_cmpeq_epi8(text, _mm256_set1_epi8(b'.' as i8));
-    let point = _mm256_and_si256(points, _mm256_sub_epi64(_mm256_setzero_si256(), points));
-    let no_point = _mm256_cmpeq_epi64(point, _mm256_setzero_si256());
+    let point = _mm256_and_si256(points, _mm256_sub_epi64(zero, points));
+    let no_point = _mm256_cmpeq_epi64(point, zero);
     // What is before the point moves up by its byte.
     let before = _mm256_andnot_si256(no_point, _mm256_sub_epi64(point, one));
     let through = _mm256_andnot_si256(no_point, _mm256_sub_epi64(_mm256_slli_epi64::<8>(point), one));
     let moved = _mm256_slli_epi64::<8>(_mm256_and_si256(text, before));
     let joined = _mm256_or_si256(_mm256_andnot_si256(through, text), moved);
 
-    let count = _mm256_sub_epi64(unsigned, _mm256_add_epi64(one, no_point));
-    let zeros = _mm256_set1_epi8(b'0' as i8);
-    let filled = _mm256_or_si256(joined, _mm256_srlv_epi64(zeros, _mm256_slli_epi64::<3>(count)));
-    let digits = _mm256_sub_epi8(filled, zeros);
-
-    let too_high = _mm256_subs_epu8(digits, _mm256_set1_epi8(9));
-    // Without a digit, or with more than eight bytes.
-    let none = _mm256_cmpgt_epi64(one, count);
-    let too_long = _mm256_cmpgt_epi64(lengths, _mm256_set1_epi64x(8));
-    let wrong = _mm256_or_si256(too_high, _mm256_or_si256(none, too_long));
-    if _mm256_testz_si256(wrong, wrong) == 0 {
+    let (digits, wrong) = digits(joined, _mm256_sub_epi64(lengths, _mm256_add_epi64(one, no_point)));
+    if !is_zero(_mm256_or_si256(wrong, too_long)) {
         return None;
     }
     // The point's own bit stands where the one of its power of ten has to.
     let power = _mm256_or_si256(point, _mm256_slli_epi64::<56>(_mm256_and_si256(no_point, one)));
-    let quotient = _mm256_div_pd(floats(digits), floats(power));
+    let quotient = _mm256_div_pd(floats(numbers(digits)), floats(numbers(power)));
     let signed = _mm256_xor_pd(quotient, _mm256_castsi256_pd(_mm256_slli_epi64::<63>(negative)));
     let mut four = [0.0; 4];
     // SAFETY: four values have 32 bytes; the store need not be aligned.
@@ -289,17 +396,38 @@ fn four_decimals(words: [u64; 4], lengths: [u64; 4]) -> Option<[f64; 4]> {
     Some(four)
 }
 
-/// Eight digits per word, the first the lowest byte, as numbers.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn floats(digits: __m256i) -> __m256d {
-    let pairs = _mm256_maddubs_epi16(digits, _mm256_set1_epi16(1 << 8 | 10));
-    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32(1 << 16 | 100));
-    let high = _mm256_mul_epu32(fours, _mm256_set1_epi64x(10_000));
-    let eights = _mm256_add_epi64(high, _mm256_srli_epi64::<32>(fours));
-    // As the low bits of 2^52 they are a float once that is taken away.
-    let magic = _mm256_set1_pd((1_u64 << 52) as f64);
-    _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(eights), magic), magic)
+/// Bytes that a string view holds itself.
+pub(crate) const INLINE_BYTES: usize = 12;
+
+/// By length: which bytes of sixteen belong to the text.
+static MASKS: [u128; INLINE_BYTES + 1] = {
+    let mut masks = [0; INLINE_BYTES + 1];
+    let mut length = 1;
+    while length <= INLINE_BYTES {
+        masks[length] = (1 << (8 * length)) - 1;
+        length += 1;
+    }
+    masks
+};
+
+/// The view of a text of at most [`INLINE_BYTES`], with what is behind it.
+#[inline(always)]
+pub(crate) fn short_view(text: &[u8; 16], length: usize) -> u128 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 is part of the architecture; 16 bytes are loaded of 16, aligned or not, and stored likewise.
+    unsafe {
+        let text = _mm_loadu_si128(text.as_ptr().cast());
+        let mask = _mm_loadu_si128((&raw const MASKS[length]).cast());
+        let view = _mm_bslli_si128::<4>(_mm_and_si128(text, mask));
+        let view = _mm_or_si128(view, _mm_cvtsi32_si128(length as i32));
+        let mut bits = 0_u128;
+        _mm_storeu_si128((&raw mut bits).cast(), view);
+        bits
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        (u128::from_le_bytes(*text) & MASKS[length]) << 32 | length as u128
+    }
 }
 
 #[cfg(test)]
@@ -332,9 +460,16 @@ mod tests {
 
         #[test]
         #[cfg(target_arch = "x86_64")]
-        fn four_short_decimals_are_those_of_the_standard_library(
-            texts in prop::array::uniform4(prop_oneof![4 => r"-?[0-9]{0,5}\.?[0-9]{1,3}", 1 => r"[-0-9.,\n\r+ e]{0,10}"]),
+        fn four_short_numbers_are_those_of_the_standard_library(
+            decimals in prop::array::uniform4(
+                prop_oneof![4 => r"-?[0-9]{0,5}\.?[0-9]{1,3}", 1 => r"[-0-9.,\n\r+ e]{0,10}"],
+            ),
+            integers in prop::array::uniform4(prop_oneof![9 => r"-?[0-9]{1,7}", 1 => r"[-0-9.,\n/:+]{0,10}"]),
         ) {
+            fn expected<T: std::str::FromStr>(texts: &[String; 4]) -> Option<Vec<T>> {
+                let plain = |text: &&String| text.len() <= 8 && text.bytes().all(|byte| b"-.0123456789".contains(&byte));
+                texts.iter().map(|text| Some(text).filter(plain)?.parse().ok()).collect()
+            }
             if Level::detect() == Level::Portable {
                 return Ok(());
             }
@@ -343,12 +478,19 @@ mod tests {
                 bytes.extend_from_slice(b",7.8-9\n.0");
                 u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes"))
             };
-            let plain = |text: &String| text.len() <= 8 && text.bytes().all(|byte| b"-.0123456789".contains(&byte));
-            let expected: Option<Vec<u64>> =
-                texts.iter().map(|text| text.parse().ok().filter(|_| plain(text)).map(f64::to_bits)).collect();
+            let length = |text: &String| text.len() as u64;
             // SAFETY: the level was detected.
-            let found = unsafe { four_decimals(texts.each_ref().map(word), texts.each_ref().map(|text| text.len() as u64)) };
-            prop_assert_eq!(found.map(|four| four.map(f64::to_bits).to_vec()), expected, "{:?}", texts);
+            let found = unsafe { four_decimals(decimals.each_ref().map(word), decimals.each_ref().map(length)) };
+            let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+            prop_assert_eq!(found.map(|four| bits(four.to_vec())), expected(&decimals).map(bits), "{:?}", decimals);
+            // SAFETY: the level was detected.
+            let found = unsafe { four_integers(integers.each_ref().map(word), integers.each_ref().map(length)) };
+            prop_assert_eq!(found.map(|four| four.to_vec()), expected(&integers), "{:?}", integers);
+        }
+
+        #[test]
+        fn a_short_view_is_that_of_arrow(bytes: [u8; 16], length in 0..=INLINE_BYTES) {
+            prop_assert_eq!(short_view(&bytes, length), arrow::array::make_view(&bytes[..length], 0, 0));
         }
     }
 }

@@ -11,20 +11,7 @@ use arrow::buffer::Buffer;
 use arrow::error::ArrowError;
 
 use super::column::{Chunk, Column, Field, NullMask, Offset, Reason, Wrong, trim};
-
-/// Bytes that a view holds itself.
-const INLINE_BYTES: usize = 12;
-
-/// By length: which bytes of sixteen belong to the text.
-const MASKS: [u128; INLINE_BYTES + 1] = {
-    let mut masks = [0; INLINE_BYTES + 1];
-    let mut length = 1;
-    while length <= INLINE_BYTES {
-        masks[length] = (1 << (8 * length)) - 1;
-        length += 1;
-    }
-    masks
-};
+use super::simd::{INLINE_BYTES, short_view};
 
 /// A column of string views: short strings are in the views, long ones in one buffer behind them.
 pub(crate) struct View {
@@ -53,8 +40,7 @@ impl View {
     fn view(long: &mut Vec<u8>, bytes: &[u8], start: usize, end: usize) -> u128 {
         let length = end - start;
         if length <= INLINE_BYTES {
-            let loaded = u128::from_le_bytes(bytes[start..start + 16].try_into().expect("16 bytes"));
-            (loaded & MASKS[length]) << 32 | length as u128
+            short_view(bytes[start..start + 16].try_into().expect("16 bytes"), length)
         } else {
             Self::push_long(long, &bytes[start..end])
         }

@@ -35,7 +35,11 @@ use crate::memory::{Account, Reservation};
 /// Where one job spills on one worker: a folder of its own, the cluster's spill limit, counters, and the
 /// worker's I/O threads, which do the writing. Clones are the same space.
 #[derive(Clone, Debug)]
-pub struct SpillSpace(Arc<SpaceInner>);
+pub struct SpillSpace {
+    inner: Arc<SpaceInner>,
+    /// What the holder of this handle has spilled.
+    own_bytes: Arc<AtomicU64>,
+}
 
 #[derive(Debug)]
 struct SpaceInner {
@@ -59,37 +63,48 @@ struct Queue {
 
 impl SpillSpace {
     fn new(dir: SpillDir, io: Io, workspace: Account) -> Self {
-        Self(Arc::new(SpaceInner {
+        let inner = Arc::new(SpaceInner {
             dir,
             io,
             spilled_bytes: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             floor_bytes: workspace.floor(),
             queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
-        }))
+        });
+        Self { inner, own_bytes: Arc::default() }
+    }
+
+    /// The same space, with a count of its own of what is spilled through it: one for each instance.
+    pub(crate) fn for_instance(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), own_bytes: Arc::default() }
+    }
+
+    /// The count of what is spilled through this handle and its clones.
+    pub(crate) fn own_bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.own_bytes)
     }
 
     /// A new spill file for batches of `schema`; it appears on disk with the first append and vanishes
     /// when dropped.
     pub fn create(&self, label: &str, schema: SchemaRef) -> SpillFile {
-        SpillFile::new(self.clone(), self.0.dir.file_path(label), schema)
+        SpillFile::new(self.clone(), self.inner.dir.file_path(label), schema)
     }
 
     /// Bytes written so far by this job on this worker.
     pub fn spilled_bytes(&self) -> u64 {
-        self.0.spilled_bytes.load(Relaxed)
+        self.inner.spilled_bytes.load(Relaxed)
     }
 
     /// Bytes of the files that exist now.
     pub fn live_bytes(&self) -> u64 {
-        self.0.live_bytes.load(Relaxed)
+        self.inner.live_bytes.load(Relaxed)
     }
 
     /// A ticket to wait for if more frames are queued for writing than the workspace has room for. The task
     /// asks after every step, so operators need not.
     pub fn backlog(&self) -> Option<Ticket> {
-        let mut queue = self.0.queue.lock();
-        if queue.backlog.is_none() && queue.reservation.bytes() > self.0.floor_bytes / 2 {
+        let mut queue = self.inner.queue.lock();
+        if queue.backlog.is_none() && queue.reservation.bytes() > self.inner.floor_bytes / 2 {
             queue.backlog = Some(Ticket::new("writing spilled state"));
         }
         queue.backlog.as_ref().map(|(ticket, _)| ticket.clone())
@@ -101,17 +116,17 @@ impl SpillSpace {
     ///
     /// That error.
     pub fn check(&self) -> Result<()> {
-        self.0.queue.lock().error.as_ref().map_or(Ok(()), |error| Err(repeat(error)))
+        self.inner.queue.lock().error.as_ref().map_or(Ok(()), |error| Err(repeat(error)))
     }
 
     /// Blocks until everything queued so far is written or has failed. For tests and tools, never in a step.
     pub fn flush_blocking(&self) {
         loop {
             // One piece of work behind the others says that a thread has taken all before it.
-            let mut pending = self.0.io.run("writing spilled state", || ());
+            let mut pending = self.inner.io.run("writing spilled state", || ());
             pending.ticket().wait();
             pending.take();
-            if self.0.queue.lock().reservation.bytes() == 0 {
+            if self.inner.queue.lock().reservation.bytes() == 0 {
                 return;
             }
             std::thread::yield_now();
@@ -120,7 +135,7 @@ impl SpillSpace {
 
     /// The folder it is in.
     pub fn dir(&self) -> &SpillDir {
-        &self.0.dir
+        &self.inner.dir
     }
 
     /// A space in a temporary folder with I/O threads of its own, for calling operators by hand.
@@ -136,46 +151,47 @@ impl SpillSpace {
     }
 
     fn compression(&self) -> bool {
-        self.0.dir.0.compression
+        self.inner.dir.0.compression
     }
 
     fn disk(&self) -> &dyn Disk {
-        &*self.0.dir.0.disk
+        &*self.inner.dir.0.disk
     }
 
     fn io(&self) -> &Io {
-        &self.0.io
+        &self.inner.io
     }
 
     fn take(&self, bytes: u64) -> Result<()> {
-        self.0.dir.take(bytes)?;
-        self.0.spilled_bytes.fetch_add(bytes, Relaxed);
-        self.0.live_bytes.fetch_add(bytes, Relaxed);
+        self.inner.dir.take(bytes)?;
+        self.inner.spilled_bytes.fetch_add(bytes, Relaxed);
+        self.own_bytes.fetch_add(bytes, Relaxed);
+        self.inner.live_bytes.fetch_add(bytes, Relaxed);
         Ok(())
     }
 
     fn give_back(&self, bytes: u64) {
-        self.0.dir.give_back(bytes);
-        self.0.live_bytes.fetch_sub(bytes, Relaxed);
+        self.inner.dir.give_back(bytes);
+        self.inner.live_bytes.fetch_sub(bytes, Relaxed);
     }
 
     fn queue(&self, bytes: usize) {
-        let mut queue = self.0.queue.lock();
+        let mut queue = self.inner.queue.lock();
         let queued = queue.reservation.bytes();
         queue.reservation.set(queued + bytes);
     }
 
     fn unqueue(&self, bytes: usize) {
-        let mut queue = self.0.queue.lock();
+        let mut queue = self.inner.queue.lock();
         queue.reservation.shrink(bytes);
-        let done = if queue.reservation.bytes() <= self.0.floor_bytes / 4 { queue.backlog.take() } else { None };
+        let done = if queue.reservation.bytes() <= self.inner.floor_bytes / 4 { queue.backlog.take() } else { None };
         // Waking may run code that asks for the backlog again.
         drop(queue);
         drop(done);
     }
 
     fn fail(&self, error: &OperatorError) {
-        self.0.queue.lock().error.get_or_insert_with(|| repeat(error));
+        self.inner.queue.lock().error.get_or_insert_with(|| repeat(error));
     }
 }
 

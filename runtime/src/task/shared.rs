@@ -1,7 +1,7 @@
 //! What a task shows to the outside while it runs: where it is, what it waits for, what it counts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,6 +22,8 @@ pub(crate) struct TaskShared {
     at: AtomicUsize,
     split: Mutex<Option<String>>,
     waiting: Mutex<(Waiting, Duration)>,
+    /// Whether a wake-up is on its way: the task is about to run, however long its arbiter is busy with others.
+    woken: OnceLock<Arc<AtomicBool>>,
 }
 
 /// What a task waits for, as the watchdog sees it.
@@ -52,6 +54,7 @@ impl TaskShared {
             at: AtomicUsize::new(0),
             split: Mutex::new(None),
             waiting: Mutex::new((Waiting::Running, Duration::ZERO)),
+            woken: OnceLock::new(),
         }
     }
 
@@ -87,8 +90,16 @@ impl TaskShared {
         names.join(" -> ")
     }
 
+    /// Tells it where to see that a wake-up is on its way.
+    pub(crate) fn set_woken(&self, woken: Arc<AtomicBool>) {
+        let _ = self.woken.set(woken);
+    }
+
+    /// What it waits for. A task that has been woken waits for nothing but its turn.
     pub(crate) fn waiting(&self) -> Waiting {
-        self.waiting.lock().0.clone()
+        let waiting = self.waiting.lock().0.clone();
+        let woken = self.woken.get().is_some_and(|woken| woken.load(SeqCst));
+        if woken && waiting != Waiting::Ended { Waiting::Running } else { waiting }
     }
 
     /// Changes what the task does, and books the time of what it did until `now`.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::testing::{CountingSink, EvenOdd, NumbersSource, number_schema, numbers};
-use aqueduct_runtime::{Cluster, Exchange, Graph, Input, NodeId, Partitions, PlanError};
+use aqueduct_runtime::{Cluster, Exchange, ExecutionError, Graph, Input, NodeId, OperatorError, Partitions, PlanError};
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
@@ -245,4 +246,60 @@ fn graphs_that_are_no_dataflow_are_refused_by_name() {
     });
     assert!(ungathered.contains("gathered"), "{ungathered}");
     assert_eq!(numbers(0..1).schema(), number_schema());
+}
+
+#[test]
+fn a_job_in_line_is_seen_to_wait_and_can_be_cancelled() {
+    within_a_minute(|| {
+        let gate = aqueduct_runtime::testing::Gate::shut();
+        let graph = |gate: &aqueduct_runtime::testing::Gate| {
+            let mut graph = Graph::new();
+            let source = graph.source("numbers", NumbersSource::new(10_000));
+            graph.sink("gated", CountingSink::new().gated(gate), source.gather());
+            graph
+        };
+        let Err(PlanError::LimitTooSmall { needed_bytes: needed, .. }) = cluster(2, 1000).plan(&graph(&gate)) else {
+            panic!("it must be refused");
+        };
+        // Room for one such job, not for two.
+        let cluster = cluster(2, needed * 3 / 2);
+        let first = cluster.run(&graph(&gate)).expect("it starts");
+        aqueduct_runtime::testing::eventually("it is admitted", || first.state() == JobState::Running);
+        let second = cluster.run(&graph(&gate)).expect("it waits");
+        let third = cluster.run(&graph(&gate)).expect("it waits");
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        assert_eq!((second.state(), third.state()), (JobState::Waiting, JobState::Waiting));
+        second.cancel();
+        assert!(matches!(second.wait(), Err(ExecutionError::Cancelled)));
+        assert_eq!(third.state(), JobState::Waiting);
+        gate.open();
+        first.wait().expect("it ends well");
+        third.wait().expect("it had its turn");
+        assert_clean(&cluster);
+    });
+}
+
+#[test]
+fn a_row_larger_than_the_limit_is_an_error_with_the_limit_that_would_do() {
+    within_a_minute(|| {
+        let cluster = cluster(2, 16 * MIB);
+        let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]));
+        let run = |bytes: usize| {
+            let mut graph = Graph::new();
+            let source = graph.source("numbers", NumbersSource::new(3).split_rows(1));
+            let to = Arc::clone(&schema);
+            let huge = graph.map_to("widen", Arc::clone(&schema), source, move |_| {
+                let text = arrow::array::StringArray::from_iter_values(["x".repeat(bytes)]);
+                Ok(RecordBatch::try_new(Arc::clone(&to), vec![Arc::new(text)])?)
+            });
+            let sink = CountingSink::new();
+            graph.sink("count", sink, huge.gather());
+            cluster.run(&graph).expect("it starts").wait()
+        };
+        run(2 * MIB).expect("larger than a batch, smaller than what floats");
+        let error = run(40 * MIB).expect_err("larger than the limit");
+        let ExecutionError::Operator { at, cause } = &error else { panic!("{error}") };
+        assert_eq!(at.node, "widen");
+        assert!(matches!(**cause, OperatorError::RowTooLarge { .. }), "{cause}");
+    });
 }

@@ -267,6 +267,19 @@ impl PortSender {
             return Ok(Sent::Stopped);
         }
         let permit = permit_bytes(&batch);
+        // One row larger than the port was planned for: it goes alone, and is paid for by what floats.
+        let extra = permit.saturating_sub(port.capacity);
+        if extra > 0 && lane.account.room() < permit {
+            if permit > lane.account.most() {
+                return Err(OperatorError::RowTooLarge {
+                    needed_bytes: permit,
+                    available_bytes: lane.account.most(),
+                    sufficient_limit_bytes: lane.account.pool().limit() + (permit - lane.account.most()),
+                });
+            }
+            lane.account.pool().wait(extra, waker);
+            return Ok(Sent::NoRoom(batch));
+        }
         let granted = {
             let mut ledger = lane.ledger.lock();
             let first = ledger.waiters.front().is_none_or(|(index, _)| *index == self.index);
@@ -656,3 +669,6 @@ impl Drop for PortReceiver {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;
