@@ -1,3 +1,5 @@
+//! Ports from both ends, without tasks.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Wake, Waker};

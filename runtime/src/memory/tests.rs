@@ -1,3 +1,5 @@
+//! The pool, its accounts, claims and reclaim.
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};

@@ -1,3 +1,5 @@
+//! Graphs and the plans that they become.
+
 use crate::config::ClusterConfig;
 use crate::graph::{Graph, NodeId, Partitions};
 use crate::plan::{Order, Plan};
