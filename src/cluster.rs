@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::ScanTable;
+use crate::sql::Catalog;
 
 /// Workers in this process, each with its threads and its memory limit.
 ///
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     pub(crate) progress: bool,
     /// How often each table name was given: plans tell tables apart by their names.
     names: Mutex<HashMap<String, usize>>,
+    /// What SQL calls the tables.
+    pub(crate) catalog: Catalog,
 }
 
 impl LocalCluster {
@@ -104,7 +107,7 @@ impl LocalCluster {
         Ok(self.frame(plan))
     }
 
-    fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
         self.session.as_ref().expect("the session is taken by drop alone")
     }
 }
@@ -242,7 +245,7 @@ impl LocalClusterBuilder {
     pub fn start(self) -> Result<LocalCluster> {
         let progress = self.progress;
         let cluster = Cluster::start(self.config()?)?;
-        let session = Session { cluster, progress, names: Mutex::default() };
+        let session = Session { cluster, progress, names: Mutex::default(), catalog: Catalog::default() };
         Ok(LocalCluster { session: Some(Arc::new(session)) })
     }
 

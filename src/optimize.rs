@@ -10,9 +10,18 @@ use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext};
 
 use crate::error::Result;
 
-/// Options for the optimiser and for functions, the same for every query.
+/// Options for SQL, the optimiser and functions, the same for every query.
 pub(crate) fn options() -> Arc<ConfigOptions> {
-    static OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(Arc::default);
+    static OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(|| {
+        let mut options = ConfigOptions::new();
+        // No operator of ours evaluates a subquery before the others run: all become joins.
+        options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        // 0.06 + 0.01 is 0.07, as in other databases.
+        options.sql_parser.parse_float_as_decimal = true;
+        // So that an error can say where.
+        options.sql_parser.collect_spans = true;
+        Arc::new(options)
+    });
     Arc::clone(&OPTIONS)
 }
 
