@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use aqueduct::arrow::array::{Array, AsArray, RecordBatch};
+use aqueduct::arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch};
 use aqueduct::arrow::datatypes::{DataType, Field, Float64Type, Schema};
 use aqueduct::prelude::*;
 use aqueduct::runtime::allocator::{BATCH_BYTES, allocated_bytes, peak_bytes, reset_peak};
@@ -237,6 +237,47 @@ mod heavy {
             assert_eq!(metrics.nodes.iter().map(|node| node.spilled_bytes).sum::<u64>(), 0);
             assert_eq!(metrics.edges.iter().map(|edge| edge.spooled_bytes).sum::<u64>(), 0);
             assert_clean(&cluster);
+        });
+    }
+
+    /// Batches of 8 MB each, 72 MB together: `key` and `value`, the values of each of the 1,000 keys from 0 to 4,499.
+    fn large_batches() -> (Arc<Schema>, Vec<RecordBatch>) {
+        const ROWS: i64 = 500_000;
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("key", DataType::Int64, false),
+            Field::new("value", DataType::Float64, false),
+        ]));
+        let batches = (0..9).map(|batch| {
+            let rows = batch * ROWS..(batch + 1) * ROWS;
+            let keys = Int64Array::from_iter_values(rows.clone().map(|row| row % 1000));
+            let values = Float64Array::from_iter_values(rows.map(|row| (row / 1000) as f64));
+            RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(keys), Arc::new(values)]).expect("two columns")
+        });
+        let batches = batches.collect();
+        (schema, batches)
+    }
+
+    #[test]
+    fn medians_of_large_batches_in_memory_keep_to_small_limits() {
+        within(110, || {
+            let (schema, batches) = large_batches();
+            assert!(batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>() > 64 << 20);
+            reset_peak();
+            let before = allocated_bytes();
+            let cluster = cluster(2, SMALL_BYTES);
+            let frame = cluster.from_batches(schema, batches).expect("a frame");
+            let mut rows = frame.group_by("key").agg(median(col("value"))).stream().expect("a stream");
+            let mut groups = 0;
+            for batch in rows.by_ref() {
+                let batch = batch.expect("medians");
+                let medians = batch.column(1).as_primitive::<Float64Type>();
+                assert!(medians.values().iter().all(|median| *median == 2249.5), "{medians:?}");
+                groups += batch.num_rows();
+            }
+            assert_eq!(groups, 1000);
+            assert!(spilled_bytes(&rows.job().metrics()) > 0);
+            drop(rows);
+            assert_bound(cluster, before, "medians of large batches");
         });
     }
 
