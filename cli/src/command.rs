@@ -26,13 +26,20 @@ pub(crate) fn sql(options: &Sql, interrupt: &Interrupt) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut writing = Duration::ZERO;
     let mut rows = session::frame(&cluster, &options.query, &text)?.stream()?;
+    let early = target.shows_rows_early();
     let mut out = target.open()?;
+    let mut bar = if options.quiet { None } else { rows.show_progress() };
     while let Some(batch) = interrupt.next(&mut rows)? {
+        if early {
+            // Rows and a bar do not go together on one terminal.
+            bar = None;
+        }
         let begin = Instant::now();
         out.write(&batch)?;
         writing += begin.elapsed();
     }
     let elapsed = begin.elapsed();
+    drop(bar);
     let written = out.finish(rows.schema())?;
     if let Some(path) = &options.stats {
         let measured = Measured { elapsed, writing, rows: written };

@@ -101,12 +101,7 @@ impl From<Error> for Failure {
 /// The kind of an error, and what the user can do about it.
 fn judge(error: &Error) -> (Kind, Option<String>) {
     match error {
-        Error::Frame { .. } | Error::Unsupported { .. } => (Kind::Query, None),
-        Error::Query(_) => {
-            let unknown_table = error.to_string().contains("table") && error.to_string().contains("not found");
-            let hint = "--table NAME=PATH gives a file a name, and a query may name files: from 'data/*.parquet'";
-            (Kind::Query, unknown_table.then(|| hint.into()))
-        }
+        Error::Frame { .. } | Error::Query(_) | Error::Sql { .. } | Error::Unsupported { .. } => (Kind::Query, None),
         Error::Plan(plan) | Error::Execution(ExecutionError::Plan(plan)) => of_plan(plan),
         Error::Execution(ExecutionError::Operator { cause, .. }) | Error::Source(cause) => of_operator(cause),
         Error::Execution(ExecutionError::Panic { .. } | ExecutionError::Deadlock(_)) => {

@@ -53,7 +53,10 @@ pub(crate) fn frame(cluster: &LocalCluster, options: &Query, sql: &str) -> Resul
     Ok(cluster.sql(sql)?)
 }
 
-/// A file, as what its name says that it is.
+/// A file, as what its name says that it is: what a query that names it in place would read.
 pub(crate) fn read(cluster: &LocalCluster, path: &Path) -> Result<Frame, Failure> {
-    Ok(cluster.read(path)?)
+    let Some(path) = path.to_str() else {
+        return Err(Failure::usage(format!("{} is not a text, and cannot be named in a query", path.display())));
+    };
+    Ok(cluster.sql(format!("select * from '{}'", path.replace('\'', "''")))?)
 }

@@ -64,8 +64,11 @@ impl TableText {
             }
         }
         let grid = Grid::new(&widths, &self.right, self.line);
-        let border = grid.border();
-        write!(self.out, "{border}{}{border}", grid.line(&self.names))?;
+        // A statement that makes something has no columns.
+        if !widths.is_empty() {
+            let border = grid.border();
+            write!(self.out, "{border}{}{border}", grid.line(&self.names))?;
+        }
         for row in std::mem::take(&mut self.held) {
             self.out.write_all(grid.line(&row).as_bytes())?;
         }
@@ -114,7 +117,7 @@ impl Encode for TableText {
 
     fn finish(&mut self) -> Result<(), EncodeError> {
         self.settle()?;
-        if let Some(grid) = &self.grid {
+        if let Some(grid) = self.grid.as_ref().filter(|_| !self.names.is_empty()) {
             let (border, summary) = (grid.border(), self.summary(grid.shown()));
             write!(self.out, "{border}{summary}")?;
         }
