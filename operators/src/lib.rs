@@ -10,6 +10,8 @@ pub mod memory;
 pub mod project;
 pub mod union;
 
+mod paths;
+
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
 pub use filter::Filter;
