@@ -7,6 +7,7 @@ pub mod filter;
 pub mod generate;
 pub mod limit;
 pub mod memory;
+pub mod parquet;
 pub mod project;
 pub mod union;
 
