@@ -149,7 +149,7 @@ pub fn write_parquet(folder: &Path, scale: f64) -> Result<(), MakeError> {
     thread::scope(|scope| {
         let other = scope.spawn(work);
         let own = work();
-        own.and(other.join().expect("a panic while writing is a mistake in this file"))
+        own.and(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -157,7 +157,8 @@ fn write_table(table: Table, path: &Path, scale: f64) -> Result<(), MakeError> {
     if path.exists() {
         return Ok(());
     }
-    let part = path.with_extension("parquet.part");
+    // Of this process alone: others may be making the same table.
+    let part = path.with_extension(format!("{}.part", std::process::id()));
     let io = |source| MakeError::Io { path: path.into(), source };
     let parquet = |source| MakeError::Parquet { path: path.into(), source };
     let properties = WriterProperties::builder()
