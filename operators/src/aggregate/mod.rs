@@ -20,6 +20,7 @@ mod table;
 mod tests;
 
 pub use describe::Aggregate;
+pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};
