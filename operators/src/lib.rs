@@ -8,6 +8,7 @@ pub mod generate;
 pub mod limit;
 pub mod memory;
 pub mod project;
+pub mod sort;
 pub mod union;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, PartialAggregate, SortedAggregate};
@@ -17,4 +18,5 @@ pub use generate::{Generator, range};
 pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
 pub use project::Project;
+pub use sort::{Merge, Sort, SortColumn};
 pub use union::Union;
