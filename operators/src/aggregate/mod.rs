@@ -19,7 +19,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buckets::row_too_large;
 pub use describe::Aggregate;
+pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};
