@@ -9,6 +9,7 @@ pub mod limit;
 pub mod memory;
 pub mod project;
 pub mod union;
+pub mod window;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
@@ -18,3 +19,4 @@ pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
 pub use project::Project;
 pub use union::Union;
+pub use window::{LoweredWindowFunction, Window, WindowFunction};
