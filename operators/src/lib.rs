@@ -12,6 +12,8 @@ pub mod parquet;
 pub mod project;
 pub mod sort;
 pub mod union;
+pub mod window;
+
 mod paths;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
@@ -24,3 +26,4 @@ pub use memory::{MemorySink, MemorySource};
 pub use project::Project;
 pub use sort::{Merge, Sort, SortColumn};
 pub use union::Union;
+pub use window::{LoweredWindowFunction, Window, WindowFunction};
