@@ -10,7 +10,7 @@ pub mod memory;
 pub mod project;
 pub mod union;
 
-pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, PartialAggregate, SortedAggregate};
+pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
 pub use filter::Filter;
 pub use generate::{Generator, range};

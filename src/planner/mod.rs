@@ -221,7 +221,6 @@ fn unsupported_expression(expr: &Expr) -> Option<&'static str> {
             Some("a subquery in an expression")
         }
         Expr::OuterReferenceColumn(..) => Some("a correlated subquery"),
-        Expr::GroupingSet(_) => Some("grouping sets (CUBE, ROLLUP)"),
         Expr::Placeholder(_) => Some("a placeholder in an expression"),
         Expr::Unnest(_) => Some("unnest"),
         _ => None,

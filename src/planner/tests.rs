@@ -66,10 +66,10 @@ fn a_group_by_reduces_rows_before_it_sends_them() {
         &[
             "stage 0, 2 tasks",
             "batches (memory)",
-            "aggregate (partial)",
+            "partial aggregate",
             "=> hash(category) to stage 1",
             "stage 1, ",
-            "aggregate",
+            "final aggregate",
             "filter: value@1 > 500",
             "=> gather to result",
         ],
@@ -89,7 +89,7 @@ fn a_distinct_aggregate_alone_becomes_two_group_bys() {
     let cluster = cluster();
     let distinct = [count_distinct(col("id")), sum(col("value"))];
     let lines = lines(&sales(&cluster).group_by("category").agg(distinct));
-    assert_eq!(lines.iter().filter(|line| line.starts_with("aggregate (partial)")).count(), 2, "{lines:#?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("partial aggregate")).count(), 2, "{lines:#?}");
 }
 
 #[test]
@@ -98,8 +98,8 @@ fn aggregates_that_need_all_values_of_a_group_are_computed_of_sorted_rows() {
     for aggregates in [vec![median(col("id"))], vec![count_distinct(col("id")), count_rows()]] {
         let lines = lines(&sales(&cluster).group_by("category").agg(aggregates));
         let of = |start: &str| lines.iter().any(|line| line.starts_with(start));
-        assert!(of("aggregate (arguments)") && of("aggregate (sorted aggregate)"), "{lines:#?}");
-        assert!(of("=> hash(category)") && !of("aggregate (partial)"), "{lines:#?}");
+        assert!(of("aggregate arguments") && of("sorted aggregate"), "{lines:#?}");
+        assert!(of("=> hash(category)") && !of("partial aggregate"), "{lines:#?}");
     }
 }
 

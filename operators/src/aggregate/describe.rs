@@ -300,7 +300,8 @@ impl Function {
         let arguments =
             self.arguments.iter().map(|argument| evaluate(argument.as_ref(), batch)).collect::<Result<_>>()?;
         let filter = self.filter.as_ref().map(|filter| evaluate_mask(filter.as_ref(), batch)).transpose()?;
-        Ok((arguments, filter))
+        // Accumulators are slower with a mask, even one that leaves nothing out.
+        Ok((arguments, filter.filter(|mask| mask.null_count() > 0 || mask.has_false())))
     }
 
     pub(crate) fn state_columns(&self) -> usize {

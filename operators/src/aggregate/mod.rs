@@ -11,6 +11,7 @@
 mod buckets;
 mod describe;
 mod final_aggregate;
+mod grouping_sets;
 mod keys;
 mod partial_aggregate;
 mod per_group;
@@ -21,5 +22,6 @@ mod tests;
 
 pub use describe::Aggregate;
 pub use final_aggregate::FinalAggregate;
+pub use grouping_sets::GroupingSets;
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aqueduct_runtime::state::SortColumn;
 use aqueduct_runtime::{OperatorError, Result};
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::{SortOptions, cast, not, nullif, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -177,8 +177,10 @@ impl Column {
         let values = evaluate(self.expression.as_ref(), batch)?;
         let values = if *values.data_type() == self.data_type { values } else { cast(&values, &self.data_type)? };
         let Some(filter) = &self.only_where else { return Ok(values) };
-        let mask: BooleanArray = prep_null_mask_filter(&evaluate_mask(filter.as_ref(), batch)?);
-        Ok(nullif(&values, &not(&mask)?)?)
+        let mask: BooleanArray = evaluate_mask(filter.as_ref(), batch)?;
+        // The kernel insists on nulls.
+        let mask = if mask.null_count() > 0 { prep_null_mask_filter(&mask) } else { mask };
+        Ok(if mask.has_false() { nullif(&values, &not(&mask)?)? } else { values })
     }
 }
 
@@ -212,13 +214,7 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<(Way, Exp
         };
         let descending = expression.order_bys().first().is_some_and(|order| order.options.descending);
         Way::Percentile(if descending { 1.0 - fraction } else { fraction })
-    } else if expression.is_distinct()
-        && !data_type.is_string()
-        && !data_type.is_binary()
-        && arguments.len() == 1
-        && expression.order_bys().is_empty()
-    {
-        // Long texts would be sorted whole, and several lanes of them do not fit the floors yet.
+    } else if expression.is_distinct() && arguments.len() == 1 && expression.order_bys().is_empty() {
         // Functions to which it is all the same in which order distinct values come, and that skip nulls.
         let known =
             [count_udaf(), sum_udaf(), avg_udaf(), bit_xor_udaf(), variance::var_samp_udaf(), variance::var_pop_udaf()];
