@@ -46,6 +46,7 @@ pub use cluster::{LocalCluster, LocalClusterBuilder};
 pub use error::{Error, Result};
 pub use expr::{IntoExpr, IntoExprs, col, count_rows, mean};
 pub use frame::{Frame, GroupBy};
+pub use progress::JobProgress;
 pub use run::FrameStream;
 pub use sql::Place;
 pub use table::Table;

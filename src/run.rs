@@ -18,7 +18,7 @@ use crate::cluster::Session;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::planner::{self, Planned};
-use crate::progress::{self, Progress};
+use crate::progress::{self, JobProgress, Progress};
 use crate::table::{Table, with_schema};
 use crate::widen::{self, Attempt};
 
@@ -68,7 +68,7 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
     let monitor = job.monitor();
     let batches = progress::watch(
         bar && shown,
-        || progress(&monitor.metrics()),
+        move || progress(&monitor.metrics()),
         || {
             let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
             finish(job).and(batches)
@@ -120,7 +120,7 @@ fn write_csv_once(frame: &Frame, path: &Path) -> Result<u64> {
     let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
-    let summary = progress::watch(shown, || progress(&monitor.metrics()), || finish(job))?;
+    let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;
     // The sink is the last node that was declared.
     Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
 }
@@ -166,6 +166,13 @@ impl FrameStream {
     /// The running job: its metrics, and how to cancel it. Another one after columns were widened.
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// Shows how far the job is, in a bar on standard error, until what is returned is dropped; `None` if standard
+    /// error is not a terminal. After columns were widened it stays where it was.
+    pub fn show_progress(&self) -> Option<JobProgress> {
+        let monitor = self.job.monitor();
+        JobProgress::start(move || progress(&monitor.metrics()))
     }
 
     fn checked(&self, batch: Result<RecordBatch, ExecutionError>) -> Result<RecordBatch> {

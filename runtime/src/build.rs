@@ -7,7 +7,7 @@ use std::task::Waker;
 use crate::actor::WakeFlag;
 use crate::error::{ExecutionError, Place, Result, panic_message};
 use crate::exchange::Router;
-use crate::graph::{Exchange, NodeKind};
+use crate::graph::NodeKind;
 use crate::io::Io;
 use crate::job::{JobCore, Running};
 use crate::mailbox::{Port, PortConfig};
@@ -46,7 +46,7 @@ struct Builder<'a> {
     accounts: Vec<Vec<Account>>,
     /// Accounts of hazardous lanes, which can be asked to spool; by stage and partition.
     spooling: Vec<Vec<Vec<Account>>>,
-    /// By edge and receiving partition.
+    /// By edge and port: a port for each receiving partition, or behind lanes for each sending one.
     ports: Vec<Vec<Arc<Port>>>,
     edge_counters: Vec<Arc<EdgeCounters>>,
     /// By node.
@@ -128,8 +128,9 @@ impl Builder<'_> {
                 (0..edge.lanes()).map(|_| admission.account(name.clone(), self.plan.port_bytes)).collect()
             };
             let ports = match edge.to_stage {
-                Some(stage) => (0..edge.receivers)
-                    .map(|p| {
+                Some(stage) => (0..edge.receivers * edge.ports_per_receiver())
+                    .map(|port| {
+                        let p = edge.receiver_of(port);
                         let worker = self.plan.arbiter(p).0;
                         let waker = Waker::from(Arc::clone(&self.flags[stage][p]));
                         let hands = Some(self.accounts[stage][p].clone());
@@ -199,7 +200,7 @@ impl Builder<'_> {
             .collect();
         let shared = Arc::new(TaskShared::new(stage, partition, arbiter.0, nodes));
         let mut head = None;
-        let mut links = Vec::new();
+        let mut links: Vec<Link> = Vec::new();
         let mut tail = None;
         for (position, &node) in plan.stages[stage].nodes.iter().enumerate() {
             let account = self.instance_account(node, partition, arbiter.0);
@@ -210,7 +211,8 @@ impl Builder<'_> {
                 }
                 NodeKind::Operator(spec) => {
                     let context = self.operator_context(node, partition, arbiter.0, account, spaces[position].clone());
-                    links.push(Link::new(spec.instantiate(context)?, spec.inputs()));
+                    let ports = context.lanes.iter().sum();
+                    links.push(Link::new(spec.instantiate(context)?, ports));
                     Ok(())
                 }
                 NodeKind::Sink(spec) => {
@@ -246,12 +248,12 @@ impl Builder<'_> {
             })?,
         };
         let head = head.unwrap_or_else(|| {
-            let inputs = &plan.stages[stage].inputs;
-            Head::Ports(Ports {
-                receivers: inputs.iter().map(|&edge| self.ports[edge][partition].receiver()).collect(),
-                edges: inputs.clone(),
-                next: 0,
-            })
+            let ports = plan.stages[stage].inputs.iter().flat_map(|&edge| {
+                let count = plan.edges[edge].ports_per_receiver();
+                (partition * count..(partition + 1) * count).map(move |port| (edge, port))
+            });
+            let (edges, receivers) = ports.map(|(edge, port)| (edge, self.ports[edge][port].receiver())).unzip();
+            Head::Ports(Ports { receivers, edges, next: 0 })
         });
         let account = self.accounts[stage][partition].clone();
         // What it can be asked to free: the state of its operators, and what hazardous edges have queued.
@@ -300,6 +302,7 @@ impl Builder<'_> {
             partition,
             partitions: plan.nodes[node].partitions,
             inputs: plan.nodes[node].inputs.clone(),
+            lanes: plan.lanes(node),
             batch_bytes: plan.batch_bytes,
             batch_rows: plan.batch_rows,
             memory,
@@ -338,7 +341,7 @@ impl Builder<'_> {
         let mut edges = Vec::new();
         for &index in &plan.stages[stage].outputs {
             let edge = &plan.edges[index];
-            let forward = edge.exchange == Exchange::Forward;
+            let forward = edge.sends_to_one();
             let ports = self.ports[index].iter().enumerate();
             let senders = ports
                 .filter(|(target, _)| !forward || *target == partition)

@@ -207,11 +207,12 @@ impl Cluster {
             let _ = arbiter.join();
         }
         // Whoever still holds a result may hold handles to the I/O queues: the threads end all the same.
-        let workers = self.shared.workers.lock().take();
-        workers.iter().flatten().for_each(|worker| worker.io.stop());
+        // Those of the jobs first: by them a reader knows why nothing is read for it any more.
         if let Some(jobs) = self.shared.jobs.lock().take() {
             jobs.stop();
         }
+        let workers = self.shared.workers.lock().take();
+        workers.iter().flatten().for_each(|worker| worker.io.stop());
         drop(self.shared.spill.lock().take());
         for thread in std::mem::take(&mut self.io_threads) {
             let _ = thread.join();

@@ -34,7 +34,8 @@ impl Router {
     /// A router for sender `partition`. The plan has checked that hash columns exist.
     pub(crate) fn new(exchange: &Exchange, schema: &SchemaRef, partition: usize, targets: usize) -> Result<Router> {
         Ok(match exchange {
-            Exchange::Forward => Router::One(partition),
+            // Behind lanes each sender has a port of its own.
+            Exchange::Forward | Exchange::Lanes => Router::One(partition),
             Exchange::Gather { .. } => Router::One(0),
             Exchange::RoundRobin => Router::RoundRobin { next: partition % targets, targets },
             Exchange::Broadcast => Router::All { targets },

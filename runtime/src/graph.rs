@@ -91,6 +91,10 @@ pub enum Exchange {
         /// Whether the rows arrive in the order of the source, or, behind an exchange, of the partitions.
         ordered: bool,
     },
+    /// Everything to one partition, which sees each sending partition as a port of its own: what a merge of
+    /// sorted inputs reads. The instance finds its ports in [`OperatorContext::lanes`](crate::OperatorContext).
+    /// The sending node has at most 64 partitions.
+    Lanes,
 }
 
 impl fmt::Display for Exchange {
@@ -102,6 +106,7 @@ impl fmt::Display for Exchange {
             Self::Broadcast => f.write_str("broadcast"),
             Self::Gather { ordered: false } => f.write_str("gather"),
             Self::Gather { ordered: true } => f.write_str("gather in order"),
+            Self::Lanes => f.write_str("lanes"),
         }
     }
 }
@@ -150,6 +155,11 @@ impl NodeId {
     pub fn gather_in_order(self) -> Input {
         Input::from(self).gather_in_order()
     }
+
+    /// Output 0, to one partition, each sending partition as a port of its own.
+    pub fn lanes(self) -> Input {
+        Input::from(self).lanes()
+    }
 }
 
 impl Input {
@@ -181,6 +191,12 @@ impl Input {
     #[must_use]
     pub fn gather_in_order(self) -> Self {
         self.through(Exchange::Gather { ordered: true })
+    }
+
+    /// To one partition, each sending partition as a port of its own.
+    #[must_use]
+    pub fn lanes(self) -> Self {
+        self.through(Exchange::Lanes)
     }
 
     /// Through `exchange`.

@@ -55,6 +55,19 @@ pub trait OperatorSpec: Debug + Send + Sync + 'static {
         0
     }
 
+    /// Bytes that an instance needs beside [`OperatorSpec::min_memory`] for each lane, where an input comes
+    /// through [`Exchange::Lanes`](crate::Exchange::Lanes).
+    fn lane_memory(&self, batch_bytes: usize) -> usize {
+        let _ = batch_bytes;
+        0
+    }
+
+    /// Whether nothing is emitted before every input has ended, as by a sort. Whatever is left unread behind
+    /// such an operator holds nobody up above it, so nothing has to spool there.
+    fn emits_after_input(&self) -> bool {
+        false
+    }
+
     /// Whether each input is read as it comes, whatever the others do. An operator that may leave a port
     /// unread while it reads another (a hash join that builds, an ordered merge) says `false`, and edges
     /// that could deadlock because of it spool.
@@ -225,6 +238,9 @@ pub struct OperatorContext {
     pub partitions: usize,
     /// Schema of each input.
     pub inputs: Vec<SchemaRef>,
+    /// Number of ports of each input: one, or one for each sending partition behind
+    /// [`Exchange::Lanes`](crate::Exchange::Lanes). Ports are counted through all inputs.
+    pub lanes: Vec<usize>,
     /// Largest batch, in bytes, that the plan counts on.
     pub batch_bytes: usize,
     /// Rows that an output batch should have at the most.

@@ -55,8 +55,8 @@ impl Watch {
         // One parked edge after the other spools; when all do and it is still stuck, the job fails.
         for &task in &stuck {
             if let Waiting::Room(receivers) = running.tasks[task].waiting() {
-                for (edge, partition) in receivers {
-                    if plan.edges[edge].to_stage.is_some() && running.edges[edge].1[partition].spool_always() {
+                for (edge, port) in receivers {
+                    if plan.edges[edge].to_stage.is_some() && running.edges[edge].1[port].spool_always() {
                         return Some(Found::Spooling(cycle));
                     }
                 }
@@ -103,9 +103,10 @@ fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
                         .all(|sender| index.get(&sender).is_none_or(|&s| stuck[s] || waits[s] == Waiting::Ended))
                 }),
                 // Any receiver that moves on makes room.
-                Waiting::Room(receivers) => receivers.iter().all(|&(edge, partition)| {
-                    let stage = plan.edges[edge].to_stage.unwrap_or_default();
-                    index.get(&(stage, partition)).is_some_and(|&receiver| stuck[receiver])
+                Waiting::Room(receivers) => receivers.iter().all(|&(edge, port)| {
+                    let edge = &plan.edges[edge];
+                    let receiver = (edge.to_stage.unwrap_or_default(), edge.receiver_of(port));
+                    index.get(&receiver).is_some_and(|&receiver| stuck[receiver])
                 }),
                 // Whoever else runs may give memory back.
                 Waiting::Memory(_) => (0..stuck.len()).all(|other| stuck[other] || waits[other] == Waiting::Ended),
@@ -125,7 +126,7 @@ fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
 /// The tasks that send to a port.
 fn senders(plan: &Plan, edge: usize, partition: usize) -> impl Iterator<Item = (usize, usize)> {
     let edge = &plan.edges[edge];
-    let forward = edge.senders_per_port() != edge.senders || edge.exchange == crate::graph::Exchange::Forward;
+    let forward = edge.exchange == crate::graph::Exchange::Forward;
     let partitions = if forward { partition..partition + 1 } else { 0..edge.senders };
     partitions.map(move |partition| (edge.from_stage, partition))
 }
@@ -142,7 +143,10 @@ fn describe(plan: &Plan, running: &Running, stuck: &[usize]) -> String {
                 ("waits for input from", next)
             }
             Waiting::Room(receivers) => {
-                let next = receivers.first().and_then(|&(edge, p)| plan.edges[edge].to_stage.map(|stage| (stage, p)));
+                let next = receivers.first().and_then(|&(edge, port)| {
+                    let edge = &plan.edges[edge];
+                    edge.to_stage.map(|stage| (stage, edge.receiver_of(port)))
+                });
                 ("waits for room at", next)
             }
             Waiting::Memory(bytes) => {

@@ -256,6 +256,14 @@ impl Reservation {
         self.bytes -= bytes;
     }
 
+    /// Takes `bytes` over from `other`, a reservation of the same account, and at most all of them.
+    pub fn take_over(&mut self, other: &mut Reservation, bytes: usize) {
+        debug_assert!(Arc::ptr_eq(&self.account.0, &other.account.0));
+        let bytes = bytes.min(other.bytes);
+        other.bytes -= bytes;
+        self.bytes += bytes;
+    }
+
     /// The account it holds from.
     pub fn account(&self) -> &Account {
         &self.account

@@ -20,6 +20,7 @@ pub(super) fn nodes(graph: &Graph, arbiters: usize, per_arbiter: usize) -> Resul
     }
     let mut nodes: Vec<PlanNode> = Vec::with_capacity(graph.nodes.len());
     let mut used = vec![Vec::new(); graph.nodes.len()];
+    let most = most_partitions(graph);
     for (index, node) in graph.nodes.iter().enumerate() {
         let wrong = |reason: String| PlanError::Node { node: node.name.to_string(), reason };
         for input in &node.inputs {
@@ -41,7 +42,7 @@ pub(super) fn nodes(graph: &Graph, arbiters: usize, per_arbiter: usize) -> Resul
                 .collect::<Result<_, _>>()?,
             NodeKind::Sink(_) | NodeKind::Result => inputs.clone(),
         };
-        let partitions = partitions(node, &nodes, arbiters, per_arbiter).map_err(wrong)?;
+        let partitions = partitions(node, &nodes, arbiters, per_arbiter, most[index]).map_err(wrong)?;
         let name = unique(&node.name, index, &nodes);
         nodes.push(PlanNode { name, kind: node.kind.clone(), inputs, outputs, partitions });
     }
@@ -69,6 +70,10 @@ fn check_inputs(node: &Node, schemas: &[SchemaRef]) -> Result<(), String> {
     if expected > MAX_PORTS {
         return Err(format!("a node has at most {MAX_PORTS} inputs"));
     }
+    let lanes = node.inputs.iter().any(|input| input.exchange == Exchange::Lanes);
+    if lanes && !matches!(node.kind, NodeKind::Operator(_)) {
+        return Err("only an operator reads lanes: gather them instead".into());
+    }
     if let NodeKind::Operator(spec) = &node.kind
         && (spec.outputs() == 0 || expected == 0)
     {
@@ -94,21 +99,49 @@ fn check_inputs(node: &Node, schemas: &[SchemaRef]) -> Result<(), String> {
     Ok(())
 }
 
-fn partitions(node: &Node, nodes: &[PlanNode], arbiters: usize, per_arbiter: usize) -> Result<usize, String> {
+/// The most partitions that each node may have, for the ports of those who read it by lanes.
+fn most_partitions(graph: &Graph) -> Vec<usize> {
+    let mut most = vec![MAX_PARTITIONS; graph.nodes.len()];
+    for (index, node) in graph.nodes.iter().enumerate().rev() {
+        let lanes = node.inputs.iter().filter(|input| input.exchange == Exchange::Lanes).count();
+        for input in &node.inputs {
+            let here = match input.exchange {
+                Exchange::Lanes => (MAX_PORTS.saturating_sub(node.inputs.len() - lanes) / lanes).max(1),
+                Exchange::Forward => most[index],
+                _ => continue,
+            };
+            if let Some(from) = most.get_mut(input.from.0) {
+                *from = here.min(*from);
+            }
+        }
+    }
+    most
+}
+
+fn partitions(
+    node: &Node,
+    nodes: &[PlanNode],
+    arbiters: usize,
+    per_arbiter: usize,
+    most: usize,
+) -> Result<usize, String> {
     let wanted = node.partitions.map(|partitions| match partitions {
-        Partitions::PerArbiter => arbiters,
-        Partitions::Many => arbiters * per_arbiter,
+        Partitions::PerArbiter => arbiters.min(most),
+        Partitions::Many => (arbiters * per_arbiter).min(most),
         Partitions::Fixed(count) => count,
     });
     if wanted.is_some_and(|count| count == 0 || count > MAX_PARTITIONS) {
         return Err(format!("a node has 1 to {MAX_PARTITIONS} partitions"));
+    }
+    if let Some(count) = wanted.filter(|count| *count > most) {
+        return Err(format!("it is read by lanes, one for each of its partitions: at most {most}, and not {count}"));
     }
     if matches!(node.kind, NodeKind::Result) {
         let single = |input: &Input| matches!(input.exchange, Exchange::Gather { .. });
         return if node.inputs.iter().all(single) { Ok(1) } else { Err("a result is gathered".into()) };
     }
     if let NodeKind::Source(spec) = &node.kind {
-        let most = spec.max_partitions().unwrap_or(usize::MAX).max(1);
+        let most = spec.max_partitions().unwrap_or(usize::MAX).clamp(1, most);
         return Ok(wanted.unwrap_or(arbiters).min(most));
     }
     let mut forced: Option<(usize, String)> = None;
@@ -117,6 +150,7 @@ fn partitions(node: &Node, nodes: &[PlanNode], arbiters: usize, per_arbiter: usi
         let (count, why) = match input.exchange {
             Exchange::Forward => (from.partitions, format!("a forward edge from `{}`", from.name)),
             Exchange::Gather { .. } => (1, format!("a gather from `{}`", from.name)),
+            Exchange::Lanes => (1, format!("the lanes of `{}`", from.name)),
             _ => continue,
         };
         match &forced {
@@ -134,7 +168,7 @@ fn partitions(node: &Node, nodes: &[PlanNode], arbiters: usize, per_arbiter: usi
         (None, Some(wanted)) => Ok(wanted),
         (None, None) => {
             let hashed = node.inputs.iter().any(|input| matches!(input.exchange, Exchange::Hash(_)));
-            Ok(if hashed { arbiters * per_arbiter } else { arbiters })
+            Ok(if hashed { arbiters * per_arbiter } else { arbiters }.min(most))
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::config::ClusterConfig;
 use crate::error::PlanError;
-use crate::graph::NodeKind;
+use crate::graph::{Exchange, NodeKind};
 use crate::plan::{Plan, Stage};
 
 const SMALLEST_BATCH_BYTES: usize = 64 << 10;
@@ -67,14 +67,15 @@ fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
         }
     }
     // Results wait for the caller on the first worker.
-    floors[0] += plan.edges.iter().filter(|e| e.to_stage.is_none()).map(|e| e.lanes() * port_bytes).sum::<usize>();
+    let results = plan.edges.iter().filter(|e| e.to_stage.is_none());
+    floors[0] += results.map(|e| e.lanes_per_receiver() * port_bytes).sum::<usize>();
     plan.floors = floors;
 }
 
 impl Plan {
     /// Bytes of a task's ports.
     pub(crate) fn ports_floor(&self, stage: &Stage) -> usize {
-        stage.inputs.iter().map(|&edge| self.edges[edge].lanes()).sum::<usize>() * self.port_bytes
+        stage.inputs.iter().map(|&edge| self.edges[edge].lanes_per_receiver()).sum::<usize>() * self.port_bytes
     }
 
     /// Bytes of the batches in a task's hands.
@@ -100,7 +101,11 @@ impl Plan {
     pub(crate) fn instance_floor(&self, node: usize) -> usize {
         match &self.nodes[node].kind {
             NodeKind::Source(spec) => spec.min_memory(self.batch_bytes),
-            NodeKind::Operator(spec) => spec.min_memory(self.batch_bytes),
+            NodeKind::Operator(spec) => {
+                let edges = self.edges.iter().filter(|edge| edge.to == node && edge.exchange == Exchange::Lanes);
+                let lanes: usize = edges.map(|edge| edge.senders).sum();
+                spec.min_memory(self.batch_bytes) + lanes * spec.lane_memory(self.batch_bytes)
+            }
             NodeKind::Sink(spec) => spec.min_memory(self.batch_bytes),
             NodeKind::Result => 0,
         }

@@ -1,7 +1,9 @@
 //! Finds the edges that could deadlock if they parked (C4), and marks them to spool.
 //!
 //! A node that may leave a port or a lane unread is a hazard where the same producer feeds what it reads
-//! and what it leaves: the producer parks on the one and never ends the other.
+//! and what it leaves: the producer parks on the one and never ends the other. A node in between that emits
+//! nothing before its input has ended takes everything in whatever happens below it, so no producer above it
+//! parks on what is left unread.
 
 use std::collections::BTreeSet;
 
@@ -9,68 +11,82 @@ use crate::graph::{Exchange, Graph, NodeKind};
 use crate::plan::Plan;
 
 pub(super) fn mark(graph: &Graph, plan: &mut Plan) {
-    let ancestors = ancestors(graph);
-    let with_self = |node: usize| {
-        let mut set = ancestors[node].clone();
-        set.insert(node);
-        set
-    };
-    let mut hazardous = BTreeSet::new();
-    for (index, node) in graph.nodes.iter().enumerate() {
-        // Ports of one node that share a producer, where one may be left unread.
-        if let NodeKind::Operator(spec) = &node.kind
-            && !spec.reads_all_ports()
-        {
-            for (a, first) in node.inputs.iter().enumerate() {
-                for second in node.inputs.iter().skip(a + 1) {
-                    if !with_self(first.from.0).is_disjoint(&with_self(second.from.0)) {
-                        hazardous.insert(index);
-                    }
-                }
-            }
-        }
-        // Results that share a producer: the caller reads one after the other.
-        if matches!(node.kind, NodeKind::Result) {
-            let shares = graph.nodes.iter().enumerate().any(|(other, n)| {
-                other != index && matches!(n.kind, NodeKind::Result) && !ancestors[other].is_disjoint(&ancestors[index])
-            });
-            if shares {
-                hazardous.insert(index);
-            }
-        }
-    }
-    let spreads: Vec<bool> = plan
-        .edges
-        .iter()
-        .map(|edge| {
-            edge.receivers > 1
-                && matches!(edge.exchange, Exchange::Hash(_) | Exchange::RoundRobin | Exchange::Broadcast)
-        })
-        .collect();
+    let above = Above::of(graph);
     for index in 0..plan.edges.len() {
-        let edge = &plan.edges[index];
-        // Lanes are read one after the other: a hazard if one producer feeds several of their senders.
-        let lanes_share = edge.ordered && edge.senders_per_port() > 1 && {
-            let mut upstream = with_self(edge.from);
-            upstream.insert(edge.from);
-            plan.edges.iter().zip(&spreads).any(|(other, spreads)| *spreads && upstream.contains(&other.to))
-        };
-        if lanes_share || hazardous.contains(&edge.to) {
-            plan.edges[index].hazardous = true;
-        }
+        let (from, to) = (plan.edges[index].from, plan.edges[index].to);
+        let hazardous = above.feeds_a_neighbour(graph, index_of_input(plan, index), from, to)
+            || above.feeds_a_result(graph, from, to)
+            || lanes_share_a_producer(plan, index, &above);
+        plan.edges[index].hazardous = hazardous;
     }
 }
 
-/// All nodes that feed each node.
-fn ancestors(graph: &Graph) -> Vec<BTreeSet<usize>> {
-    let mut ancestors: Vec<BTreeSet<usize>> = Vec::with_capacity(graph.nodes.len());
-    for node in &graph.nodes {
-        let mut set = BTreeSet::new();
-        for input in &node.inputs {
-            set.extend(&ancestors[input.from.0]);
-            set.insert(input.from.0);
+/// Which input of its receiving node an edge is. Edges are made in the order of the inputs.
+fn index_of_input(plan: &Plan, edge: usize) -> usize {
+    plan.edges[..edge].iter().filter(|other| other.to == plan.edges[edge].to).count()
+}
+
+/// Lanes are read one after the other: a hazard if one producer feeds several of their senders.
+fn lanes_share_a_producer(plan: &Plan, index: usize, above: &Above) -> bool {
+    let edge = &plan.edges[index];
+    let lanes = edge.ordered && edge.senders_per_port() > 1 || edge.ports_per_receiver() > 1;
+    lanes
+        && plan.edges.iter().any(|other| {
+            let spreads = other.receivers > 1
+                && matches!(other.exchange, Exchange::Hash(_) | Exchange::RoundRobin | Exchange::Broadcast);
+            spreads && above.parks(edge.from, other.to)
+        })
+}
+
+/// The nodes above each node, and it itself.
+struct Above {
+    all: Vec<BTreeSet<usize>>,
+    /// Those that what is left unread below could hold up.
+    held_up: Vec<BTreeSet<usize>>,
+    /// Nodes that take in all of their input whatever is left unread below them.
+    absorbs: Vec<bool>,
+}
+
+impl Above {
+    fn of(graph: &Graph) -> Self {
+        let count = graph.nodes.len();
+        let mut above =
+            Above { all: Vec::with_capacity(count), held_up: Vec::with_capacity(count), absorbs: Vec::new() };
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let absorbs = matches!(&node.kind, NodeKind::Operator(spec) if spec.emits_after_input());
+            let (mut all, mut held_up) = (BTreeSet::from([index]), BTreeSet::from([index]));
+            for input in &node.inputs {
+                all.extend(&above.all[input.from.0]);
+                if !absorbs {
+                    held_up.extend(&above.held_up[input.from.0]);
+                }
+            }
+            above.all.push(all);
+            above.held_up.push(held_up);
+            above.absorbs.push(absorbs);
         }
-        ancestors.push(set);
+        above
     }
-    ancestors
+
+    /// Whether `node` could stop to read its input because what `from` emits is left unread.
+    fn parks(&self, from: usize, node: usize) -> bool {
+        self.held_up[from].contains(&node) && !self.absorbs[node]
+    }
+
+    /// Whether leaving this input of `to` unread could hold up what another input of it needs.
+    fn feeds_a_neighbour(&self, graph: &Graph, input: usize, from: usize, to: usize) -> bool {
+        let node = &graph.nodes[to];
+        let NodeKind::Operator(spec) = &node.kind else { return false };
+        let others = node.inputs.iter().enumerate().filter(|(other, _)| *other != input);
+        !spec.reads_all_ports()
+            && others.map(|(_, other)| other.from.0).any(|other| !self.held_up[from].is_disjoint(&self.all[other]))
+    }
+
+    /// Whether leaving this result unread could hold up another: the caller reads one after the other.
+    fn feeds_a_result(&self, graph: &Graph, from: usize, to: usize) -> bool {
+        let result = |index: usize| matches!(graph.nodes[index].kind, NodeKind::Result);
+        result(to)
+            && (0..graph.nodes.len())
+                .any(|other| other != to && result(other) && !self.held_up[from].is_disjoint(&self.all[other]))
+    }
 }

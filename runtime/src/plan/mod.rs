@@ -97,14 +97,34 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
+    /// Ports that it has at each receiving partition.
+    pub(crate) fn ports_per_receiver(&self) -> usize {
+        if self.exchange == Exchange::Lanes { self.senders } else { 1 }
+    }
+
+    /// The receiving partition of a port.
+    pub(crate) fn receiver_of(&self, port: usize) -> usize {
+        port / self.ports_per_receiver()
+    }
+
     /// Lanes of each of its ports.
     pub(crate) fn lanes(&self) -> usize {
         if self.ordered { self.senders_per_port() } else { 1 }
     }
 
+    /// Lanes of all its ports at one receiving partition.
+    pub(crate) fn lanes_per_receiver(&self) -> usize {
+        self.ports_per_receiver() * self.lanes()
+    }
+
     /// Senders at each of its ports.
     pub(crate) fn senders_per_port(&self) -> usize {
-        if self.exchange == Exchange::Forward { 1 } else { self.senders }
+        if self.sends_to_one() { 1 } else { self.senders }
+    }
+
+    /// Whether partition *i* sends to port *i* alone.
+    pub(crate) fn sends_to_one(&self) -> bool {
+        matches!(self.exchange, Exchange::Forward | Exchange::Lanes)
     }
 }
 
@@ -162,6 +182,18 @@ impl Plan {
     /// The arbiter of a partition: consecutive partitions go to different workers.
     pub(crate) fn arbiter(&self, partition: usize) -> (usize, usize) {
         (partition % self.workers, partition / self.workers % self.threads_per_worker)
+    }
+
+    /// Number of ports of each input of a node.
+    pub(crate) fn lanes(&self, node: usize) -> Vec<usize> {
+        let stage = self.stages.iter().find(|stage| stage.nodes.first() == Some(&node));
+        match stage {
+            Some(stage) if !stage.inputs.is_empty() => {
+                stage.inputs.iter().map(|&edge| self.edges[edge].ports_per_receiver()).collect()
+            }
+            // Fused behind another node.
+            _ => vec![1; self.nodes[node].inputs.len()],
+        }
     }
 
     /// The nodes whose rows the caller reads.

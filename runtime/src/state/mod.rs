@@ -14,7 +14,6 @@
 //! `min_memory` is the sum over its containers.
 
 mod map;
-mod merge;
 mod sorter;
 mod table;
 #[cfg(test)]
@@ -27,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use map::{Chunk, MapReader, NextChunk, SpillingMap};
-pub use sorter::{ExternalSorter, SortColumn};
+pub use sorter::{ExternalSorter, LaneMerge, LaneStep, SortColumn};
 pub use vec::{SpillingVec, SpillingVecReader};
 
 use crate::batch::{batch_bytes, compact};

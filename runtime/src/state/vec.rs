@@ -75,8 +75,7 @@ impl SpillingVec {
             let place_bytes = size_of::<Place>();
             loop {
                 if let Some(estimate) = self.account.try_reserve(kept_bytes(&piece) + place_bytes) {
-                    drop(estimate);
-                    self.keep(piece);
+                    self.keep(piece, estimate);
                     return Ok(());
                 }
                 if self.write_newest(0, COALESCED_BYTES)? == 0 {
@@ -90,12 +89,12 @@ impl SpillingVec {
         })
     }
 
-    fn keep(&mut self, batch: RecordBatch) {
-        let held = self.account.held();
-        self.account.claim(&batch);
-        let buffers = self.account.held().saturating_sub(held);
-        let overhead_bytes = kept_bytes(&batch).saturating_sub(buffers);
-        self.overhead.set(self.overhead.bytes() + overhead_bytes + size_of::<Place>());
+    /// Keeps `batch` in memory, for which `estimate` was reserved.
+    fn keep(&mut self, batch: RecordBatch, mut estimate: Reservation) {
+        self.account.claim_from(&batch, &mut estimate);
+        // What the buffers have left of it is for what holds them.
+        let overhead_bytes = estimate.bytes().saturating_sub(size_of::<Place>());
+        self.overhead.take_over(&mut estimate, overhead_bytes + size_of::<Place>());
         self.places.push(Place::Memory { batch, overhead_bytes });
         self.memory_end = self.places.len();
     }

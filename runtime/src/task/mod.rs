@@ -64,7 +64,7 @@ pub(crate) enum Progress {
 pub(crate) enum Wait {
     /// Input at one of these edges.
     Input(Vec<usize>),
-    /// Room at these receivers: edge and partition.
+    /// Room at these ports: edge and number of the port.
     Room(Vec<(usize, usize)>),
     /// Memory of the worker.
     Memory(usize),

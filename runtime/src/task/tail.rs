@@ -102,9 +102,9 @@ pub(crate) struct OutputEdge {
     /// The caller reads it.
     pub(crate) to_caller: bool,
     pub(crate) router: Router,
-    /// The receiving partition of each sender: all, or on a forward edge one.
+    /// The port of each sender: all, or where each partition sends to its own, one.
     pub(crate) senders: Vec<(usize, PortSender)>,
-    /// Whether [`Router`] numbers partitions of which only one has a sender here.
+    /// Whether [`Router`] numbers ports of which only one has a sender here.
     pub(crate) forward: bool,
 }
 

@@ -23,6 +23,7 @@ pub fn context() -> Context {
         floor_bytes: 0,
         partition: 0,
         partitions: 1,
+        lanes: 1,
         batch_bytes: 64 << 10,
         batch_rows: 8192,
     }
@@ -36,6 +37,7 @@ pub struct Context {
     floor_bytes: usize,
     partition: usize,
     partitions: usize,
+    lanes: usize,
     batch_bytes: usize,
     batch_rows: usize,
 }
@@ -71,6 +73,12 @@ impl Context {
         Self { partition, partitions, ..self }
     }
 
+    /// Sets the number of ports that each input has.
+    #[must_use]
+    pub fn lanes(self, lanes: usize) -> Self {
+        Self { lanes, ..self }
+    }
+
     /// Sets the bytes of the largest batch.
     #[must_use]
     pub fn batch_bytes(self, batch_bytes: usize) -> Self {
@@ -99,6 +107,7 @@ impl Context {
             partition: self.partition,
             partitions: self.partitions,
             inputs: inputs.to_vec(),
+            lanes: vec![self.lanes; inputs.len()],
             batch_bytes: self.batch_bytes,
             batch_rows: self.batch_rows,
             memory: self.account(),

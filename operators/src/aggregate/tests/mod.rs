@@ -104,6 +104,7 @@ fn context(run: &Run, partition: usize, input: SchemaRef, memory: Account, spill
         partition,
         partitions: run.finals,
         inputs: vec![input],
+        lanes: vec![1],
         batch_bytes: run.batch_bytes,
         batch_rows: run.batch_rows,
         memory,

@@ -1,25 +1,44 @@
 //! A stable sorter of more batches than memory holds.
 //!
-//! Every batch is sorted by itself as it comes. When memory is short, the oldest batches are merged into a run
-//! on disk, at most 4 MiB at a time; runs stay in the order of their rows' arrival, and only neighbours are
-//! merged, which keeps equal keys in that order. At the end runs are merged, as many at once as the memory has
-//! room for, in as many passes as that takes.
+//! Batches gather in chunks, which are sorted by themselves. When memory is short, the oldest chunks are merged
+//! into a run on disk, about 4 MiB at a time; runs stay in the order of their rows' arrival, and only neighbours
+//! are merged, which keeps equal keys in that order. At the end runs are merged, as many at once as the memory
+//! has room for, in as many passes as that takes.
+//!
+//! With a `fetch`, rows that cannot be among the first are left out as soon as that is known: a few are kept in
+//! memory alone, and many make each run no longer than that.
+
+mod chunk;
+mod keys;
+mod lanes;
+mod merge;
+mod picker;
+mod tree;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
+use arrow::array::UInt32Array;
+use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, SortField};
 use parking_lot::Mutex;
 
-use super::merge::{Bounds, Keys, MAX_RETIRED, Merge, MergeStep, Merged, Run, RunFile, Sorted, Source, disk_source};
+pub use lanes::{LaneMerge, LaneStep};
+
+use self::chunk::{Chunk, Encoded};
+use self::keys::{Key, Keys, MAX_PLACES};
+use self::merge::{DiskSource, MAX_RETIRED, Merge, MergeStep, Run, RunFile, Source};
+use self::picker::{Bounds, Merged};
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, pause};
-use crate::batch::batch_bytes;
-use crate::error::{OperatorError, Result};
+use crate::batch::{batch_bytes, compact};
+use crate::error::Result;
 use crate::memory::Account;
 use crate::spill::SpillSpace;
+
+/// Most rows that are kept in memory because they may be among the first: more are sorted as if all were wanted,
+/// so that no step takes long.
+const MOST_FIRST_ROWS: usize = 1 << 17;
 
 /// A column to sort by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +59,19 @@ pub struct ExternalSorter {
     piece_bytes: usize,
     frame: Bounds,
     output: Bounds,
-    buffered: VecDeque<Sorted>,
+    /// What comes goes in here until it is full. Not sorted yet.
+    open: Chunk,
+    /// Sorted, the oldest first.
+    buffered: VecDeque<Chunk>,
     buffered_bytes: usize,
+    /// Rows in `open` and `buffered`.
+    buffered_rows: usize,
+    /// The first rows alone are wanted.
+    fetch: Option<usize>,
+    /// Rows that come from now on are among the first only if they come before this key.
+    bound: Option<Key>,
+    /// Rows that are still to be given out.
+    left: usize,
     runs: VecDeque<Run>,
     /// Where runs of the pass under way go.
     file: Option<RunFile>,
@@ -67,6 +97,7 @@ enum Phase {
 
 #[derive(Debug, Default)]
 struct NewRun {
+    rows: usize,
     frames: VecDeque<crate::spill::SpilledBatch>,
     cost_bytes: usize,
 }
@@ -86,30 +117,35 @@ impl ExternalSorter {
         batch_rows: usize,
         batch_bytes: usize,
     ) -> Result<Self> {
-        let fields = columns.iter().map(|by| {
-            let field = schema.fields().get(by.column);
-            let field = field.ok_or_else(|| OperatorError::new(format!("there is no column {}", by.column)))?;
-            Ok(SortField::new_with_options(field.data_type().clone(), by.options))
-        });
-        let converter = RowConverter::new(fields.collect::<Result<Vec<_>>>()?)?;
         let budget = budget_bytes(account);
         let frame_bytes = (budget / 32).clamp(2 << 10, 1 << 20);
         let batch_rows = batch_rows.max(1);
         Ok(Self {
             account: account.clone(),
             space: space.clone(),
+            keys: Keys::try_new(&schema, columns)?,
             schema,
-            keys: Keys { columns: columns.iter().map(|by| by.column).collect(), converter },
             piece_bytes: (budget / 4).min(PIECE_BYTES),
             frame: Bounds { rows: batch_rows, bytes: frame_bytes },
             output: Bounds { rows: batch_rows, bytes: batch_bytes.clamp(1, (budget / 8).max(frame_bytes)) },
+            open: Chunk::new(account),
             buffered: VecDeque::new(),
             buffered_bytes: 0,
+            buffered_rows: 0,
+            fetch: None,
+            bound: None,
+            left: usize::MAX,
             runs: VecDeque::new(),
             file: None,
             phase: Phase::Filling,
             passes: 0,
         })
+    }
+
+    /// Gives out the first `fetch` rows alone, all of them if `None`. To be called before the first batch.
+    #[must_use]
+    pub fn with_fetch(self, fetch: Option<usize>) -> Self {
+        Self { fetch, left: fetch.unwrap_or(usize::MAX), ..self }
     }
 
     /// Bytes that it takes to sort batches of `batch_bytes` with all else spilled: two frames of one such row
@@ -129,36 +165,106 @@ impl ExternalSorter {
     /// After [`ExternalSorter::next`] has been called.
     pub fn push(&mut self, batch: RecordBatch) -> Result<()> {
         assert!(matches!(self.phase, Phase::Filling), "rows cannot be added once the output has begun");
+        if self.fetch == Some(0) {
+            return Ok(());
+        }
         let piece_bytes = self.piece_bytes;
-        for_each_piece(batch, piece_bytes, &mut |piece| self.push_piece(piece))
+        for start in (0..batch.num_rows()).step_by(MAX_PLACES) {
+            let part = batch.slice(start, MAX_PLACES.min(batch.num_rows() - start));
+            for_each_piece(part, piece_bytes, &mut |piece| self.push_piece(piece))?;
+        }
+        Ok(())
     }
 
-    fn push_piece(&mut self, batch: RecordBatch) -> Result<()> {
-        let keys = self.keys.rows(&batch)?;
-        let mut order: Vec<u32> = (0..batch.num_rows() as u32).collect();
-        order.sort_by(|a, b| keys.row(*a as usize).cmp(&keys.row(*b as usize)));
-        let beside = keys.size() + size_of::<Sorted>() + order.capacity() * 4;
-        let needed = kept_bytes(&batch) + beside;
+    fn push_piece(&mut self, mut batch: RecordBatch) -> Result<()> {
+        if let Some(bound) = &self.bound {
+            let rows = self.keys.rows_before(&batch, bound)?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if rows.len() < batch.num_rows() {
+                batch = compact(take_record_batch(&batch, &UInt32Array::from(rows))?);
+            }
+        }
+        let keys = Encoded::of(&batch, &self.keys)?;
+        let bytes = kept_bytes(&batch);
+        let mut needed;
         let granted = loop {
+            needed = bytes + self.open.growth_bytes(&keys);
             if let Some(estimate) = self.account.try_reserve(needed) {
                 drop(estimate);
                 break true;
             }
             // As much at once as may be, so that runs are long.
-            if self.write_oldest(needed.max(self.buffered_bytes / 2).min(PIECE_BYTES))? == 0 {
+            let piece = needed.max((self.buffered_bytes + self.open.bytes()) / 2).min(PIECE_BYTES);
+            if self.write_oldest(piece)? == 0 {
                 break false;
             }
         };
-        let mut held = self.account.reservation();
-        held.set(beside);
         self.account.claim(&batch);
-        let sorted = Sorted { batch, keys, order, at: 0, held };
-        self.buffered_bytes += sorted.bytes();
-        self.buffered.push_back(sorted);
+        if !self.open.takes(batch.num_rows(), bytes, PIECE_BYTES) {
+            self.close_chunk();
+        }
+        self.buffered_rows += batch.num_rows();
+        self.open.push(batch, keys);
         if !granted {
             self.write_oldest(needed)?;
         }
+        match self.fetch {
+            Some(fetch) if fetch <= MOST_FIRST_ROWS && self.buffered_rows >= fetch + fetch.max(self.frame.rows) => {
+                self.keep_first(fetch)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sorts what is in the open chunk.
+    fn close_chunk(&mut self) {
+        let mut chunk = std::mem::replace(&mut self.open, Chunk::new(&self.account));
+        if chunk.left() > 0 {
+            chunk.sort();
+            self.buffered_bytes += chunk.bytes();
+            self.buffered.push_back(chunk);
+        }
+    }
+
+    /// Lets go of all rows in memory but the first `fetch`, if there is room to copy those.
+    fn keep_first(&mut self, fetch: usize) -> Result<()> {
+        self.close_chunk();
+        let rows = self.buffered_rows.max(1);
+        let Some(copy) = self.account.try_reserve(self.buffered_bytes / rows * fetch + self.output.bytes) else {
+            return Ok(());
+        };
+        let sources = self.take_buffered();
+        let mut merge = Merge::new(&self.account, sources, 0);
+        let mut first = Vec::new();
+        let mut left = fetch;
+        // Sources in memory never block.
+        while left > 0
+            && let MergeStep::Batch(Merged { batch, .. }) = merge.next(&self.keys, self.output.at_most(left))?
+        {
+            left -= batch.num_rows();
+            first.push(batch);
+        }
+        drop(merge);
+        drop(copy);
+        for batch in first {
+            if !self.open.takes(batch.num_rows(), kept_bytes(&batch), PIECE_BYTES) {
+                self.close_chunk();
+            }
+            let keys = Encoded::of(&batch, &self.keys)?;
+            self.account.claim(&batch);
+            self.buffered_rows += batch.num_rows();
+            self.bound = Key::last(&batch, &self.keys)?;
+            self.open.push(batch, keys);
+        }
         Ok(())
+    }
+
+    fn take_buffered(&mut self) -> Vec<Source> {
+        self.buffered_bytes = 0;
+        self.buffered_rows = 0;
+        self.buffered.drain(..).map(Source::Memory).collect()
     }
 
     /// The next batch in order; the first call ends the input.
@@ -169,16 +275,19 @@ impl ExternalSorter {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Next> {
         loop {
+            if self.left == 0 {
+                self.phase = Phase::End;
+            }
             match std::mem::replace(&mut self.phase, Phase::End) {
                 Phase::Filling if self.runs.is_empty() => {
-                    let sources = self.buffered.drain(..).map(Source::Memory).collect();
-                    self.buffered_bytes = 0;
+                    self.close_chunk();
+                    let sources = self.take_buffered();
                     self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
                     self.write_oldest(PIECE_BYTES)?;
-                    if self.buffered.is_empty() {
+                    if self.buffered.is_empty() && self.open.left() == 0 {
                         self.file = None;
                         self.phase = Phase::Pass { done: VecDeque::new(), merge: None };
                     } else {
@@ -203,10 +312,10 @@ impl ExternalSorter {
                             }
                         }
                     }
-                    let next = match merge.next(&self.keys, self.output)? {
+                    let next = match merge.next(&self.keys, self.output.at_most(self.left))? {
                         MergeStep::Batch(Merged { batch, .. }) => {
                             self.account.claim(&batch);
-                            Next::Batch(batch)
+                            self.give_out(batch)
                         }
                         MergeStep::Blocked(ticket) => Next::Blocked(ticket),
                         MergeStep::End => return Ok(Next::End),
@@ -216,11 +325,17 @@ impl ExternalSorter {
                 }
                 Phase::OutputAfter(batch, merge) => {
                     self.phase = Phase::Output(merge);
-                    return Ok(Next::Batch(batch));
+                    return Ok(self.give_out(batch));
                 }
                 Phase::End => return Ok(Next::End),
             }
         }
+    }
+
+    fn give_out(&mut self, batch: RecordBatch) -> Next {
+        let batch = if batch.num_rows() > self.left { batch.slice(0, self.left) } else { batch };
+        self.left -= batch.num_rows();
+        Next::Batch(batch)
     }
 
     /// Room for the output: as it is made, and as it is held by who was given it.
@@ -267,10 +382,14 @@ impl ExternalSorter {
     /// Writes the oldest batches in memory, of up to `bytes`, as one run.
     fn write_oldest(&mut self, bytes: usize) -> Result<usize> {
         let held = self.account.held();
+        if self.buffered.is_empty() {
+            self.close_chunk();
+        }
         let (mut sources, mut taken) = (Vec::new(), 0);
-        while let Some(sorted) = self.buffered.pop_front_if(|sorted| taken == 0 || taken + sorted.bytes() <= bytes) {
-            taken += sorted.bytes();
-            sources.push(Source::Memory(sorted));
+        while let Some(chunk) = self.buffered.pop_front_if(|chunk| taken == 0 || taken + chunk.bytes() <= bytes) {
+            taken += chunk.bytes();
+            self.buffered_rows -= chunk.left();
+            sources.push(Source::Memory(chunk));
         }
         if sources.is_empty() {
             return Ok(0);
@@ -285,10 +404,17 @@ impl ExternalSorter {
         let mut merge = Merge::new(&self.account, sources, 0);
         let mut run = NewRun::default();
         // Sources in memory never block.
-        while let MergeStep::Batch(merged) = merge.next(&self.keys, self.frame)? {
+        while self.wants_more(&run)
+            && let MergeStep::Batch(merged) = merge.next(&self.keys, self.frame)?
+        {
             self.append(&mut run, &merged)?;
         }
         Ok(self.finished(run))
+    }
+
+    /// Whether rows behind those in `run` may be among the first.
+    fn wants_more(&self, run: &NewRun) -> bool {
+        self.fetch.is_none_or(|fetch| run.rows < fetch)
     }
 
     fn file(&mut self) -> &RunFile {
@@ -300,6 +426,7 @@ impl ExternalSorter {
         let mut file = self.file().lock();
         let frame = file.append(&merged.batch)?;
         run.cost_bytes = run.cost_bytes.max(file.fetch_bytes(frame) + merged.key_bytes);
+        run.rows += merged.batch.num_rows();
         run.frames.push_back(frame);
         Ok(())
     }
@@ -312,7 +439,8 @@ impl ExternalSorter {
     fn go_on(&mut self, mut done: VecDeque<Run>, mut merge: Merge, mut run: NewRun) -> Result<Next> {
         let mut written = 0;
         let ticket = loop {
-            match merge.next(&self.keys, self.frame)? {
+            let step = if self.wants_more(&run) { merge.next(&self.keys, self.frame)? } else { MergeStep::End };
+            match step {
                 MergeStep::Batch(merged) => {
                     written += batch_bytes(&merged.batch);
                     self.append(&mut run, &merged)?;
@@ -365,7 +493,7 @@ impl ExternalSorter {
         let account = &self.account;
         let sources = self.runs.drain(..group).map(|run| {
             let held = super::reserve_needed(account, run.cost_bytes)?;
-            Ok(disk_source(run, held))
+            Ok(Source::Disk(DiskSource::new(run, held)))
         });
         let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?, beside);
         self.phase = if all && done.is_empty() {
