@@ -5,6 +5,7 @@ pub mod csv;
 pub mod expression;
 pub mod filter;
 pub mod generate;
+pub mod join;
 pub mod limit;
 pub mod memory;
 pub mod parquet;
@@ -16,6 +17,7 @@ pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets,
 pub use expression::Expression;
 pub use filter::Filter;
 pub use generate::{Generator, range};
+pub use join::{HashJoin, NestedLoopJoin};
 pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
 pub use project::Project;
