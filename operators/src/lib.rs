@@ -10,6 +10,7 @@ pub mod limit;
 pub mod memory;
 pub mod parquet;
 pub mod project;
+pub mod sort;
 pub mod union;
 mod paths;
 
@@ -21,4 +22,5 @@ pub use join::{HashJoin, NestedLoopJoin};
 pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
 pub use project::Project;
+pub use sort::{Merge, Sort, SortColumn};
 pub use union::Union;
