@@ -9,10 +9,10 @@ pub mod join;
 pub mod limit;
 pub mod memory;
 pub mod parquet;
+mod paths;
 pub mod project;
 pub mod sort;
 pub mod union;
-mod paths;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
