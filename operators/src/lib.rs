@@ -9,12 +9,11 @@ pub mod join;
 pub mod limit;
 pub mod memory;
 pub mod parquet;
+mod paths;
 pub mod project;
 pub mod sort;
 pub mod union;
 pub mod window;
-
-mod paths;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
 pub use expression::Expression;

@@ -102,6 +102,7 @@ impl SpillingVec {
     fn keep(&mut self, batch: RecordBatch, mut estimate: Reservation) {
         self.memory_bytes += batch_bytes(&batch);
         self.account.claim_from(&batch, &mut estimate);
+        self.memory_bytes += batch_bytes(&batch);
         // What the buffers have left of it is for what holds them.
         let overhead_bytes = estimate.bytes().saturating_sub(size_of::<Place>());
         self.overhead.take_over(&mut estimate, overhead_bytes + size_of::<Place>());
