@@ -7,8 +7,10 @@ pub mod filter;
 pub mod generate;
 pub mod limit;
 pub mod memory;
+pub mod parquet;
 pub mod project;
 pub mod union;
+mod paths;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
 pub use expression::Expression;

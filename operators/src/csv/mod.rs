@@ -34,3 +34,5 @@ pub use error::CsvError;
 pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;
+
+pub(crate) use plain::{blocked, poll};

@@ -1,0 +1,5 @@
+//! Parquet files read and written, compared with what the `parquet` crate's own reader and other software make of them.
+
+mod common;
+mod memory;
+mod reading;
