@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
+use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
 use aqueduct_runtime::config::machine_memory_bytes;
 use aqueduct_runtime::{Cluster, ClusterConfig, SourceSpec, parse_bytes};
 use arrow::array::RecordBatch;
@@ -67,9 +68,27 @@ impl LocalCluster {
     pub fn read_csv_with(&self, path: impl AsRef<Path>, options: CsvOptions) -> Result<Frame> {
         let path = path.as_ref();
         let source = CsvSource::open(path, options)?;
-        let name = path.file_name().map_or("csv".into(), |name| name.to_string_lossy());
-        let stem = name.split('.').next().unwrap_or_default();
-        self.table(stem, ScanTable::csv(source))
+        self.table(stem(path), ScanTable::csv(source))
+    }
+
+    /// A lazy frame over a Parquet file, or over all files that match a pattern such as `data/*.parquet`. Reads the
+    /// footers, to find out the columns.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, one is not Parquet, or their columns are not the same.
+    pub fn read_parquet(&self, path: impl AsRef<Path>) -> Result<Frame> {
+        self.read_parquet_with(path, ParquetOptions::default())
+    }
+
+    /// As [`LocalCluster::read_parquet`], with options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LocalCluster::read_parquet`].
+    pub fn read_parquet_with(&self, path: impl AsRef<Path>, options: ParquetOptions) -> Result<Frame> {
+        let source = ParquetSource::open(path.as_ref(), options)?;
+        self.table(stem(path.as_ref()), ScanTable::parquet(source))
     }
 
     /// A lazy frame over batches in memory.
@@ -110,6 +129,11 @@ impl LocalCluster {
     pub(crate) fn session(&self) -> &Arc<Session> {
         self.session.as_ref().expect("the session is taken by drop alone")
     }
+}
+
+/// What a file's table is called: its name before the first dot.
+fn stem(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()).unwrap_or_default()
 }
 
 impl Session {

@@ -17,7 +17,7 @@ use futures_core::Stream;
 use crate::cluster::Session;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::planner::{self, Planned};
+use crate::planner::{self, Planned, Settings};
 use crate::progress::{self, JobProgress, Progress};
 use crate::table::{Table, with_schema};
 use crate::widen::{self, Attempt};
@@ -33,6 +33,17 @@ fn session(frame: &Frame) -> Result<Arc<Session>> {
 /// The plan of `graph` on the cluster of `frame`.
 pub(crate) fn plan(frame: &Frame, graph: &Graph) -> Result<Plan> {
     Ok(session(frame)?.cluster.plan(graph)?)
+}
+
+/// What the planner needs to know of the cluster of `frame`.
+pub(crate) fn settings(frame: &Frame) -> Result<Settings> {
+    let session = session(frame)?;
+    let config = session.cluster.config();
+    Ok(Settings {
+        workers: config.workers,
+        threads_per_worker: config.threads_per_worker,
+        memory_limit_bytes: config.memory_limit_bytes,
+    })
 }
 
 /// Starts a job, and says whether its progress is to be shown.
@@ -117,7 +128,7 @@ pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
 }
 
 fn write_csv_once(frame: &Frame, path: &Path) -> Result<u64> {
-    let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
+    let graph = planner::to_sink(&frame.optimized()?, settings(frame)?, WRITE, CsvSink::new(path))?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
     let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;

@@ -46,6 +46,6 @@ impl Frame {
 
     /// The graph whose result is this frame's rows.
     pub(crate) fn planned(&self) -> Result<Planned> {
-        planner::to_result(&self.optimized()?)
+        planner::to_result(&self.optimized()?, run::settings(self)?)
     }
 }

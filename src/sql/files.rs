@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
+use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
 use datafusion_common::file_options::file_type::{FileType, GetExt};
 use datafusion_common::{DataFusionError, Result as QueryResult};
 use datafusion_expr::TableSource;
@@ -17,6 +18,7 @@ pub(super) enum Format {
     Csv,
     /// CSV with tabs in place of commas.
     Tsv,
+    Parquet,
 }
 
 impl Format {
@@ -25,6 +27,7 @@ impl Format {
         match extension.to_lowercase().as_str() {
             "csv" => Some(Self::Csv),
             "tsv" => Some(Self::Tsv),
+            "parquet" | "pq" => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -40,7 +43,7 @@ impl Format {
 
     /// The formats there are, as part of an error.
     pub(super) fn known() -> &'static str {
-        "the endings that are known are .csv and .tsv, and for reading .csv.gz and .csv.zst"
+        "the endings that are known are .parquet, .csv and .tsv, and for reading .csv.gz and .csv.zst"
     }
 }
 
@@ -49,6 +52,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::Csv => "csv",
             Self::Tsv => "tsv",
+            Self::Parquet => "parquet",
         })
     }
 }
@@ -74,7 +78,12 @@ pub(super) fn open(path: &str) -> QueryResult<Option<Arc<dyn TableSource>>> {
         }
         return Ok(None);
     };
-    let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
-    let table = CsvSource::open(path, CsvOptions { delimiter, ..CsvOptions::default() }).map(ScanTable::csv);
+    let table = match format {
+        Format::Parquet => ParquetSource::open(path, ParquetOptions::default()).map(ScanTable::parquet),
+        Format::Csv | Format::Tsv => {
+            let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
+            CsvSource::open(path, CsvOptions { delimiter, ..CsvOptions::default() }).map(ScanTable::csv)
+        }
+    };
     Ok(Some(Arc::new(table.map_err(|error| DataFusionError::External(error.to_string().into()))?)))
 }

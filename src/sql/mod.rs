@@ -4,6 +4,7 @@
 mod catalog;
 mod files;
 mod functions;
+mod multiset;
 mod place;
 mod single;
 mod statement;
@@ -107,7 +108,7 @@ impl LocalCluster {
         let provider = catalog::Provider::new(&self.session().catalog);
         let planned = SqlToRel::new(&provider).statement_to_plan(statement);
         let plan = planned.map_err(|error| place::located(error, query))?;
-        self.carry_out(single::at_most_one_row(plan)?)
+        self.carry_out(multiset::counted(single::at_most_one_row(plan)?)?)
     }
 }
 

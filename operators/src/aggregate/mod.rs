@@ -21,6 +21,7 @@ mod table;
 mod tests;
 
 pub use describe::Aggregate;
+pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;
 pub use grouping_sets::GroupingSets;
 pub use partial_aggregate::PartialAggregate;

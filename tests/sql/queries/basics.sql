@@ -29,6 +29,7 @@ select id, case dept_id when 1 then 'one' when 2 then 'two' end as word from emp
 -- coalesce_nullif
 select id, coalesce(dept_id, -1) as dept, nullif(dept_id, 2) as without_two from employees;
 -- cast_numbers
+--duckdb select cast(trunc(salary) as bigint) as whole, cast(id as double) / 4 as quarter, cast(id as varchar) || '!' as text from employees where salary is not null
 select cast(salary as bigint) as whole, cast(id as double) / 4 as quarter, cast(id as varchar) || '!' as text from employees where salary is not null;
 -- cast_text
 select cast('2024-02-29' as date) as leap, cast('12.50' as decimal(8, 2)) as price, cast('42' as int) as answer;

@@ -78,5 +78,3 @@ select id, case when id > (select avg(id) from departments) then 'late' else 'ea
 select d.id from departments d where 2 < (select count(*) from employees e where e.dept_id = d.id and e.salary > 2500);
 -- exists_in_select
 select d.id, exists (select 1 from employees e where e.dept_id = d.id) as used from departments d;
--- in_in_select
-select a, a in (select a from others where a is not null) as found from pairs where a is not null;

@@ -211,11 +211,17 @@ impl ExternalSorter {
             self.write_oldest(needed)?;
         }
         match self.fetch {
-            Some(fetch) if fetch <= MOST_FIRST_ROWS && self.buffered_rows >= fetch + fetch.max(self.frame.rows) => {
-                self.keep_first(fetch)
-            }
+            Some(fetch) if self.holds_needless(fetch) => self.keep_first(fetch),
             _ => Ok(()),
         }
+    }
+
+    /// Whether it is worth its time to find the first `fetch` rows of those in memory.
+    fn holds_needless(&self, fetch: usize) -> bool {
+        let rows = self.buffered_rows;
+        // Where memory is small, rows are dropped before others have to be spilled.
+        let many = rows >= fetch + self.output.rows || self.buffered_bytes + self.open.bytes() >= 2 * self.piece_bytes;
+        fetch <= MOST_FIRST_ROWS && rows >= 2 * fetch && many
     }
 
     /// Sorts what is in the open chunk.
