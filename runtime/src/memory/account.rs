@@ -75,6 +75,11 @@ impl Account {
         self.floor() + self.pool().limit().saturating_sub(floors)
     }
 
+    /// Asks whoever holds most beyond its floor to give `bytes` back at its next step. Waits for nothing.
+    pub fn ask(&self, bytes: usize) {
+        self.pool().reclaim(bytes);
+    }
+
     /// An empty reservation to grow later.
     pub fn reservation(&self) -> Reservation {
         Reservation { account: self.clone(), bytes: 0 }
