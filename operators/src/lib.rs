@@ -12,6 +12,7 @@ pub mod project;
 pub mod union;
 
 mod paths;
+mod target;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
