@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
-use aqueduct_operators::{Expression, MemorySource, ParquetSource, Project};
+use aqueduct_operators::parquet::ParquetSource;
+use aqueduct_operators::{Expression, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_common::{DFSchema, Result as QueryResult, ScalarValue};
-use datafusion_expr::{Expr, TableProviderFilterPushDown, TableSource};
 use datafusion_expr::logical_plan::{EmptyRelation, TableScan, Values};
+use datafusion_expr::{Expr, TableProviderFilterPushDown, TableSource};
 use datafusion_physical_expr::expressions::Column;
 
 use super::estimate::{row_bytes, text_bytes, value_bytes};

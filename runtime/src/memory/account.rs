@@ -264,6 +264,14 @@ impl Reservation {
         self.bytes += bytes;
     }
 
+    /// Takes `bytes` out into a reservation of their own, at most all of them. What is held stays the same.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Reservation { account: self.account.clone(), bytes }
+    }
+
     /// The account it holds from.
     pub fn account(&self) -> &Account {
         &self.account
