@@ -25,7 +25,9 @@ pub(crate) fn sql(options: &Sql, interrupt: &Interrupt) -> Result<(), Failure> {
 
     let begin = Instant::now();
     let mut writing = Duration::ZERO;
-    let mut rows = session::frame(&cluster, &options.query, &text)?.stream()?;
+    // A statement that writes a file does so at once.
+    let frame = interrupt.cancelling(&cluster, || session::frame(&cluster, &options.query, &text))?;
+    let mut rows = frame.stream()?;
     let early = target.shows_rows_early();
     let mut out = target.open()?;
     let mut bar = if options.quiet { None } else { rows.show_progress() };

@@ -69,6 +69,11 @@ impl Failure {
         }
     }
 
+    /// A thread could not be had.
+    pub(crate) fn thread(error: &io::Error) -> Self {
+        Self::new(Kind::Run, format!("cannot start a thread: {error}"))
+    }
+
     /// Rows could not be written in the format that was asked for.
     pub(crate) fn format(path: &Path, error: impl Display) -> Self {
         Self::new(Kind::Run, format!("writing {}: {error}", path.display()))

@@ -31,8 +31,10 @@ fn main() -> ExitCode {
         Command::Head(head) => command::head(head, &interrupt),
         Command::Schema(schema) => command::schema(schema),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+    match (outcome, interrupt.check()) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        // What failed after an interrupt failed because of it: its reader was interrupted, too.
+        (Err(_), Err(interrupted)) => interrupted.report(),
+        (Err(failure), Ok(())) => failure.report(),
     }
 }

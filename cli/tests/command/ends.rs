@@ -124,6 +124,31 @@ fn an_interrupt_is_status_130_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_interrupt_ends_a_statement_that_writes_a_file() {
+    let shell = Shell::new();
+    shell.with_file("large_data.csv", &large_data(2_000_000));
+    std::fs::create_dir(shell.path("spill")).expect("a folder");
+    let query = "copy (select id, avg(value) from 'large_data.csv' group by id) to 'out.csv'";
+    let arguments = ["sql", "--memory-limit", "16MB", "--spill-dir", "spill", query];
+    let process = shell.command(&arguments).spawn().expect("the binary is there");
+    let begin = Instant::now();
+    // It spills: so it runs.
+    while !names(&shell.path("spill"))
+        .first()
+        .is_some_and(|folder| shell.path("spill").join(folder).read_dir().is_ok_and(|mut files| files.any(|_| true)))
+    {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not begin");
+        std::thread::yield_now();
+    }
+    let sent = Command::new("kill").args(["-s", "INT", &process.id().to_string()]).status();
+    assert!(sent.expect("there is a kill").success());
+    let ran = Ran::from(process.wait_with_output().expect("it ends"));
+    assert_message(&ran, 130, &["interrupted"]);
+    assert_eq!(shell.names(), ["large_data.csv", "spill"]);
+    assert_eq!(names(&shell.path("spill")), [""; 0]);
+}
+
+#[test]
 fn help_says_what_the_statuses_mean() {
     let help = Shell::new().ok(&["sql", "--help"]);
     assert!(help.contains("--memory-limit") && help.contains("Exit status:"), "{help}");
