@@ -12,6 +12,7 @@ pub mod parquet;
 mod paths;
 pub mod project;
 pub mod sort;
+mod target;
 pub mod union;
 pub mod window;
 

@@ -36,3 +36,4 @@ pub use sink::CsvSink;
 pub use source::CsvSource;
 
 pub(crate) use plain::{blocked, poll};
+pub(crate) use scan::too_large;

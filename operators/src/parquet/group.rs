@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 use parquet::file::page_index::offset_index::PageLocation;
 
+use super::bounds::{bloom_may_match, pages_that_may_match};
 use super::error::guarded;
 use super::files::{File, chunk_range};
 use super::load::Chunk;
@@ -39,6 +40,18 @@ pub(crate) fn open(
     Counts::add(&shared.counts.row_groups, 1);
     let columns = shared.columns();
     let index = page_index(file, row_group, &columns, handle, pot);
+    let mut ranges = vec![rows.clone()];
+    if let Some(filter) = shared.filter.as_ref().filter(|_| shared.prune) {
+        if !bloom_may_match(file, filter, row_group, handle, pot) {
+            Counts::add(&shared.counts.row_groups_bloomed, 1);
+            return Opened { chunks: vec![], ranges: vec![] };
+        }
+        if let Some(found) = index.as_ref().and_then(|index| pages_that_may_match(file, filter, index, rows.clone())) {
+            let kept: u64 = found.iter().map(|range| range.end - range.start).sum();
+            Counts::add(&shared.counts.rows_pruned, rows.end - rows.start - kept);
+            ranges = found;
+        }
+    }
     let metadata = file.metadata.row_group(row_group);
     let group_rows = metadata.num_rows() as u64;
     let chunks = leaves(file, &columns).map(|leaf| {
@@ -58,7 +71,7 @@ pub(crate) fn open(
         };
         (leaf, Arc::new(chunk))
     });
-    Opened { chunks: chunks.collect(), ranges: vec![rows] }
+    Opened { chunks: chunks.collect(), ranges }
 }
 
 /// The page index of the leaves of `columns` in one row group, as a file of this row group alone. `None` if the file

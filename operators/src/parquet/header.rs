@@ -98,6 +98,13 @@ impl PageHeader {
     }
 }
 
+/// Bytes of a bloom filter and its header, by the header that `bytes` begin with.
+pub(crate) fn bloom_bytes(bytes: &[u8]) -> Option<usize> {
+    let mut input = Input { bytes, at: 0 };
+    let first = input.field(&mut 0).ok()??;
+    (first == (1, I32)).then(|| input.length().ok()).flatten()?.checked_add(bytes.len())
+}
+
 /// The encoding of levels as runs.
 const RLE: i64 = 3;
 

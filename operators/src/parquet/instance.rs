@@ -83,8 +83,12 @@ impl Instance {
                 },
                 State::Opening(file, group, pending) => match poll(pending)? {
                     Ok(opened) => {
+                        let opened = opened?;
+                        if opened.ranges.is_empty() {
+                            continue;
+                        }
                         let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
-                        let reading = Reading::new(shared, context, self.pot.clone(), file, group, opened?)?;
+                        let reading = Reading::new(shared, context, self.pot.clone(), file, group, opened)?;
                         self.state = State::Reading(Box::new(reading));
                     }
                     Err(pending) => {

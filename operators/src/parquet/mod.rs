@@ -8,6 +8,7 @@
 //!                              └─> rows: pages ──> predicate columns ──> mask ──> the other columns ──> batch
 //! ```
 
+mod bounds;
 mod error;
 mod files;
 mod group;
@@ -17,14 +18,19 @@ mod lane;
 mod load;
 mod options;
 mod pot;
+mod prune;
 mod reading;
 mod rows;
 mod scan;
 mod schema;
+mod sink;
 mod sizes;
 mod source;
+mod statistics;
 
 pub use error::ParquetFileError;
 pub use options::ParquetOptions;
 pub use scan::ReadCounts;
+pub use sink::{ParquetCompression, ParquetSink, ParquetSinkOptions};
 pub use source::ParquetSource;
+pub use statistics::{ColumnStatistics, TableStatistics};

@@ -13,11 +13,13 @@ use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 use parquet::basic::Compression;
 
+use super::bounds::group_may_match;
 use super::error::ParquetFileError;
 use super::files::{Handles, Table, short_name};
 use super::options::ParquetOptions;
 use super::scan::{Counts, Filter, ParquetScan, ReadCounts, Shared, cut, leaves};
 use super::sizes::column_bytes;
+use super::statistics::{TableStatistics, statistics};
 use crate::expression::{Expression, failed};
 use crate::paths::find;
 
@@ -119,6 +121,11 @@ impl ParquetSource {
         self.table.files.iter().map(|file| file.path.as_path())
     }
 
+    /// What the footers say of the columns that are emitted, of all rows, whatever the predicate.
+    pub fn statistics(&self) -> TableStatistics {
+        statistics(&self.table, &self.projection)
+    }
+
     /// What was read of these files so far, by all jobs over this source and over those made of it.
     pub fn counts(&self) -> ReadCounts {
         self.counts.read()
@@ -183,7 +190,12 @@ impl SourceSpec for ParquetSource {
         let shared = self.shared();
         let columns = shared.columns();
         self.check_compression(&columns)?;
-        let splits = cut(&self.table, &columns, |_, _| true);
+        let filter = self.filter.as_ref().filter(|_| self.options.prune);
+        let splits = cut(&self.table, &columns, |file, group| {
+            let may = filter.is_none_or(|filter| group_may_match(&self.table.files[file], filter, group));
+            Counts::add(&self.counts.row_groups_pruned, u64::from(!may));
+            may
+        });
         Ok(Arc::new(ParquetScan::new(shared, splits)))
     }
 
