@@ -19,6 +19,7 @@ mod scan;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::sync::Arc;
 
@@ -180,6 +181,7 @@ impl Planner {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Join(join) => self.join(join, None),
             LogicalPlan::Sort(sort) => self.sort(sort),
+            LogicalPlan::Window(window) => self.window(window),
             other => Err(Error::unsupported(kind(other))),
         }
     }
@@ -268,7 +270,6 @@ impl Planner {
 /// What a user calls the kinds of plan that have no operators yet.
 fn kind(plan: &LogicalPlan) -> String {
     match plan {
-        LogicalPlan::Window(_) => "window (OVER)".into(),
         LogicalPlan::Repartition(_) => "repartition".into(),
         LogicalPlan::Subquery(_) => "subquery".into(),
         LogicalPlan::Distinct(_) => "distinct on (DISTINCT ON)".into(),

@@ -93,6 +93,7 @@ fn is_worth_sharing(plan: &LogicalPlan) -> bool {
             let rows = estimate(plan).rows;
             rows <= SHARED_SCAN * estimate(&filter.input).rows && !is_volatile(plan)
         }
+        LogicalPlan::Projection(projection) => is_worth_sharing(&projection.input) && !is_volatile(plan),
         LogicalPlan::TableScan(scan) => !scan.filters.is_empty() && !is_volatile(plan),
         _ => false,
     }

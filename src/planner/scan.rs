@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
-use aqueduct_operators::{Expression, MemorySource, ParquetSource, Project};
+use aqueduct_operators::parquet::ParquetSource;
+use aqueduct_operators::{Expression, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
