@@ -67,6 +67,10 @@ struct SortInstance {
 }
 
 impl SortInstance {
+    fn settle(&mut self) -> Result<Step> {
+        Ok(self.sorter.settle()?.map_or(Step::NeedInput, Step::Blocked))
+    }
+
     fn emit(&mut self, out: &mut Outbox) -> Result<Step> {
         match self.sorter.next()? {
             Next::Batch(batch) => {
@@ -82,11 +86,11 @@ impl SortInstance {
 impl Operator for SortInstance {
     fn process(&mut self, _port: Port, batch: RecordBatch, _out: &mut Outbox) -> Result<Step> {
         self.sorter.push(batch)?;
-        Ok(Step::NeedInput)
+        self.settle()
     }
 
     fn resume(&mut self, out: &mut Outbox) -> Result<Step> {
-        if self.finished { self.emit(out) } else { Ok(Step::NeedInput) }
+        if self.finished { self.emit(out) } else { self.settle() }
     }
 
     fn finish(&mut self, _port: Port, out: &mut Outbox) -> Result<Step> {

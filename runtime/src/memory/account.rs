@@ -277,6 +277,11 @@ impl Reservation {
         Reservation { account: self.account.clone(), bytes }
     }
 
+    /// Holds what `other`, of the same account, holds as well.
+    pub fn absorb(&mut self, mut other: Reservation) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// The account it holds from.
     pub fn account(&self) -> &Account {
         &self.account

@@ -89,8 +89,9 @@ impl Chunk {
             + keys.rows_bytes()
     }
 
-    /// Adds a batch with its keys, which are charged whether they fit or not.
-    pub(super) fn push(&mut self, batch: RecordBatch, keys: Encoded) {
+    /// Adds a batch with its keys, which are charged whether they fit or not: `reserved` is for them.
+    pub(super) fn push(&mut self, batch: RecordBatch, keys: Encoded, reserved: Reservation) {
+        self.held.absorb(reserved);
         let number = (self.batches.len() << 16) as u128;
         self.rows_bytes += keys.rows_bytes();
         self.order.reserve_exact(growth(&self.order, keys.order.len()));

@@ -33,6 +33,7 @@ use self::picker::{Bounds, Merged};
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, pause};
 use crate::batch::{batch_bytes, compact};
 use crate::error::Result;
+use crate::io::Ticket;
 use crate::memory::Account;
 use crate::spill::SpillSpace;
 
@@ -57,6 +58,8 @@ pub struct ExternalSorter {
     schema: SchemaRef,
     keys: Keys,
     piece_bytes: usize,
+    /// Bytes that one step writes: what waits for the disk is to fit in the workspace.
+    step_bytes: usize,
     frame: Bounds,
     output: Bounds,
     /// What comes goes in here until it is full. Not sorted yet.
@@ -73,6 +76,8 @@ pub struct ExternalSorter {
     /// Rows that are still to be given out.
     left: usize,
     runs: VecDeque<Run>,
+    /// The oldest chunks on their way to the disk as one run, while the input goes on.
+    writing: Option<(Merge, NewRun)>,
     /// Where runs of the pass under way go.
     file: Option<RunFile>,
     phase: Phase,
@@ -82,7 +87,7 @@ pub struct ExternalSorter {
 #[derive(Debug)]
 enum Phase {
     Filling,
-    /// Runs are made of what is in memory, until all is on disk.
+    /// What is in memory becomes the last run.
     Writing,
     /// Neighbours of `runs` are merged into fewer, longer ones.
     Pass {
@@ -126,6 +131,7 @@ impl ExternalSorter {
             keys: Keys::try_new(&schema, columns)?,
             schema,
             piece_bytes: (budget / 4).min(PIECE_BYTES),
+            step_bytes: (2 * batch_bytes).clamp(1, PIECE_BYTES),
             frame: Bounds { rows: batch_rows, bytes: frame_bytes },
             output: Bounds { rows: batch_rows, bytes: batch_bytes.clamp(1, (budget / 8).max(frame_bytes)) },
             open: Chunk::new(account),
@@ -136,6 +142,7 @@ impl ExternalSorter {
             bound: None,
             left: usize::MAX,
             runs: VecDeque::new(),
+            writing: None,
             file: None,
             phase: Phase::Filling,
             passes: 0,
@@ -189,24 +196,27 @@ impl ExternalSorter {
         let keys = Encoded::of(&batch, &self.keys)?;
         let bytes = kept_bytes(&batch);
         let mut needed;
-        let granted = loop {
+        let (mut for_batch, for_keys) = loop {
             needed = bytes + self.open.growth_bytes(&keys);
-            if let Some(estimate) = self.account.try_reserve(needed) {
-                drop(estimate);
-                break true;
+            if let Some(for_batch) = self.account.try_reserve(bytes)
+                && let Some(for_keys) = self.account.try_reserve(needed - bytes)
+            {
+                break (for_batch, Some(for_keys));
             }
             // As much at once as may be, so that runs are long.
             let piece = needed.max((self.buffered_bytes + self.open.bytes()) / 2).min(PIECE_BYTES);
             if self.write_oldest(piece)? == 0 {
-                break false;
+                break (self.account.reservation(), None);
             }
         };
-        self.account.claim(&batch);
-        if !self.open.takes(batch.num_rows(), bytes, PIECE_BYTES) {
+        self.account.claim_from(&batch, &mut for_batch);
+        drop(for_batch);
+        if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
             self.close_chunk();
         }
         self.buffered_rows += batch.num_rows();
-        self.open.push(batch, keys);
+        let granted = for_keys.is_some();
+        self.open.push(batch, keys, for_keys.unwrap_or_else(|| self.account.reservation()));
         if !granted {
             self.write_oldest(needed)?;
         }
@@ -222,6 +232,52 @@ impl ExternalSorter {
         // Where memory is small, rows are dropped before others have to be spilled.
         let many = rows >= fetch + self.output.rows || self.buffered_bytes + self.open.bytes() >= 2 * self.piece_bytes;
         fetch <= MOST_FIRST_ROWS && rows >= 2 * fetch && many
+    }
+
+    /// To be called after each batch, again and again until there is nothing to wait for: writes what is in
+    /// memory to disk, a little at a time, when that is short. Who does not call it gets shorter runs.
+    ///
+    /// # Errors
+    ///
+    /// What writing to disk says.
+    pub fn settle(&mut self) -> Result<Option<Ticket>> {
+        if self.writing.is_none() {
+            // Room for the next batch and its keys, and for a frame of the run.
+            let enough = self.account.room() >= 2 * self.step_bytes || self.buffered_rows == 0;
+            if enough || self.buffered_bytes + self.open.bytes() < 2 * self.step_bytes {
+                return Ok(None);
+            }
+            self.write_all();
+        }
+        self.go_on_writing(self.step_bytes)?;
+        Ok(Some(pause(&self.space)))
+    }
+
+    /// Begins to write all that is in memory as one run.
+    fn write_all(&mut self) {
+        self.close_chunk();
+        let sources = self.take_buffered();
+        self.writing = Some((Merge::new(&self.account, sources, 0), NewRun::default()));
+    }
+
+    /// Writes about `bytes` of the run under way; returns how many.
+    fn go_on_writing(&mut self, bytes: usize) -> Result<usize> {
+        let Some((mut merge, mut run)) = self.writing.take() else { return Ok(0) };
+        let mut written = 0;
+        while written < bytes {
+            // Sources in memory never block.
+            let step = if self.wants_more(&run) { merge.next(&self.keys, self.frame)? } else { MergeStep::End };
+            let MergeStep::Batch(merged) = step else {
+                drop(merge);
+                let run = self.finished(run);
+                self.runs.push_back(run);
+                return Ok(written);
+            };
+            written += batch_bytes(&merged.batch);
+            self.append(&mut run, &merged)?;
+        }
+        self.writing = Some((merge, run));
+        Ok(written)
     }
 
     /// Sorts what is in the open chunk.
@@ -255,14 +311,14 @@ impl ExternalSorter {
         drop(merge);
         drop(copy);
         for batch in first {
-            if !self.open.takes(batch.num_rows(), kept_bytes(&batch), PIECE_BYTES) {
+            if !self.open.takes(batch.num_rows(), kept_bytes(&batch), self.step_bytes) {
                 self.close_chunk();
             }
             let keys = Encoded::of(&batch, &self.keys)?;
             self.account.claim(&batch);
             self.buffered_rows += batch.num_rows();
             self.bound = Key::last(&batch, &self.keys)?;
-            self.open.push(batch, keys);
+            self.open.push(batch, keys, self.account.reservation());
         }
         Ok(())
     }
@@ -285,15 +341,18 @@ impl ExternalSorter {
                 self.phase = Phase::End;
             }
             match std::mem::replace(&mut self.phase, Phase::End) {
-                Phase::Filling if self.runs.is_empty() => {
+                Phase::Filling if self.runs.is_empty() && self.writing.is_none() => {
                     self.close_chunk();
                     let sources = self.take_buffered();
                     self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
-                    self.write_oldest(PIECE_BYTES)?;
-                    if self.buffered.is_empty() && self.open.left() == 0 {
+                    if self.writing.is_none() && self.buffered_rows > 0 {
+                        self.write_all();
+                    }
+                    self.go_on_writing(self.step_bytes)?;
+                    if self.writing.is_none() && self.buffered_rows == 0 {
                         self.file = None;
                         self.phase = Phase::Pass { done: VecDeque::new(), merge: None };
                     } else {
@@ -380,6 +439,12 @@ impl ExternalSorter {
             }
             phase => {
                 self.phase = phase;
+                if self.writing.is_some() {
+                    // Memory is given back at the end of the run, which comes closer.
+                    let held = self.account.held();
+                    let written = self.go_on_writing(bytes)?;
+                    return Ok(held.saturating_sub(self.account.held()).max(written));
+                }
                 self.write_oldest(bytes)
             }
         }
@@ -388,6 +453,14 @@ impl ExternalSorter {
     /// Writes the oldest batches in memory, of up to `bytes`, as one run.
     fn write_oldest(&mut self, bytes: usize) -> Result<usize> {
         let held = self.account.held();
+        // A run that was begun is finished first: its rows are older.
+        while self.writing.is_some() {
+            self.go_on_writing(PIECE_BYTES)?;
+        }
+        let freed = held.saturating_sub(self.account.held());
+        if freed > 0 {
+            return Ok(freed);
+        }
         if self.buffered.is_empty() {
             self.close_chunk();
         }
@@ -450,7 +523,7 @@ impl ExternalSorter {
                 MergeStep::Batch(merged) => {
                     written += batch_bytes(&merged.batch);
                     self.append(&mut run, &merged)?;
-                    if written >= PIECE_BYTES / 4 || self.space.backlog().is_some() {
+                    if written >= self.step_bytes || self.space.backlog().is_some() {
                         break pause(&self.space);
                     }
                 }
