@@ -289,7 +289,7 @@ impl Ahead for Sliding {
         let options = RecordBatchOptions::new().with_row_count(Some(arrival.rows.num_rows()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(self.values.schema()), columns, &options)?;
         desk.claim(&batch);
-        self.values.push(batch);
+        self.values.push(batch, desk)?;
         self.finder.arrive(arrival, None, desk)
     }
 

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use aqueduct_runtime::Result;
+use aqueduct_runtime::batch::compact;
 use aqueduct_runtime::io::Ticket;
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, UInt64Array};
 use arrow::compute::{concat, take};
@@ -116,8 +117,10 @@ impl Results {
 
     fn push_columns(&mut self, columns: Vec<ArrayRef>, desk: &mut Desk) -> Result<()> {
         let batch = RecordBatch::try_new(Arc::clone(self.tape.schema()), columns)?;
+        // Texts that were picked may keep many others in memory.
+        let batch = if self.data_type.primitive_width().is_none() { compact(batch) } else { batch };
         desk.claim(&batch);
-        self.tape.push(batch);
+        self.tape.push(batch, desk)?;
         Ok(())
     }
 

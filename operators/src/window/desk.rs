@@ -51,11 +51,11 @@ impl Desk {
     ///
     /// If they are more than this operator may ever hold.
     pub(super) fn take(&mut self, bytes: usize) -> Result<Option<Reservation>> {
-        if let Some(taken) = self.account.try_reserve(bytes) {
-            return Ok(Some(taken));
-        }
         if self.headroom.bytes() >= bytes {
             return Ok(Some(self.headroom.split(bytes)));
+        }
+        if let Some(taken) = self.account.try_reserve(bytes) {
+            return Ok(Some(taken));
         }
         if !self.last_resort {
             self.wanted_bytes = bytes;
@@ -68,6 +68,14 @@ impl Desk {
         let mut taken = self.account.reservation();
         taken.set(bytes);
         Ok(Some(taken))
+    }
+
+    /// Makes `held` as large as what is remembered of batches.
+    pub(super) fn remember(&mut self, held: &mut Reservation, bytes: usize) {
+        if !held.try_set(bytes) {
+            self.headroom.shrink(bytes.saturating_sub(held.bytes()));
+            held.set(bytes);
+        }
     }
 
     /// Bytes for something that may as well not be.
@@ -107,15 +115,24 @@ impl Desk {
         free
     }
 
-    /// Goes on with less than a full headroom: there is nothing left to spill.
+    /// Goes on with less than a full headroom: what is missing is in the batches that cursors are in, and there is
+    /// nothing left to spill. `beside` bytes are left to the sorter.
     ///
     /// # Errors
     ///
-    /// If states that cannot be spilled are why.
-    pub(super) fn make_do(&mut self) -> Result<()> {
+    /// If states that cannot be spilled have taken it all.
+    pub(super) fn make_do(&mut self, beside: usize) -> Result<()> {
         let missing = self.full_bytes.saturating_sub(self.headroom.bytes());
         let room = self.account.room();
-        if !self.headroom.try_grow(missing.min(room)) || missing > room + self.full_bytes / 2 {
+        let surplus = (self.headroom.bytes() + room).saturating_sub(beside);
+        let most = surplus.min(self.full_bytes);
+        if most > self.headroom.bytes() {
+            // If others were quicker, it is asked for again at the next turn.
+            let _ = self.headroom.try_set(most);
+        } else {
+            self.headroom.shrink(self.headroom.bytes() - most);
+        }
+        if self.headroom.bytes() < self.full_bytes / 8 {
             return Err(row_too_large(&self.account, self.account.held() + missing));
         }
         self.wanted_bytes = 0;

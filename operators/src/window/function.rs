@@ -293,7 +293,7 @@ fn aggregate(aggregated: Aggregated, shape: Shape, unordered: bool) -> Plan {
 fn width(data_type: &DataType) -> usize {
     match data_type {
         DataType::Boolean | DataType::Null => 1,
-        other => other.primitive_width().unwrap_or(32),
+        other => other.primitive_width().unwrap_or(64),
     }
 }
 

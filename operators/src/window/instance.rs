@@ -221,7 +221,7 @@ impl Instance {
             // Much of it may be done at once: only the disk is waited for.
             return Ok(self.desk.spill.backlog().is_none() && self.desk.try_refill(beside));
         }
-        self.desk.make_do()?;
+        self.desk.make_do(beside)?;
         Ok(true)
     }
 
@@ -268,7 +268,7 @@ impl Instance {
         let kept = RecordBatch::try_new(Arc::clone(self.rows.schema()), kept)?;
         self.desk.claim(&kept);
         if self.waits {
-            self.rows.push(kept);
+            self.rows.push(kept, &mut self.desk)?;
             return Ok(());
         }
         let block = Block { start, end: self.arrived, batch: kept };

@@ -154,7 +154,7 @@ impl Ahead for Pick {
         }
         let batch = RecordBatch::try_new(Arc::clone(self.values.schema()), vec![kept])?;
         desk.claim(&batch);
-        self.values.push(batch);
+        self.values.push(batch, desk)?;
         self.finder.arrive(arrival, counts, desk)
     }
 

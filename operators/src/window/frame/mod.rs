@@ -210,7 +210,7 @@ impl Finder {
         }
         let batch = RecordBatch::try_new(Arc::clone(tape.schema()), columns)?;
         desk.claim(&batch);
-        tape.push(batch);
+        tape.push(batch, desk)?;
         Ok(())
     }
 

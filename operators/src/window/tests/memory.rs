@@ -11,9 +11,9 @@ use super::*;
 fn one_partition(rows: i64) -> Vec<RecordBatch> {
     let order = |i: i64| (i * 7919) % rows / 2;
     (0..rows)
-        .step_by(2048)
+        .step_by(512)
         .map(|start| {
-            let each = || start..rows.min(start + 2048);
+            let each = || start..rows.min(start + 512);
             let columns = [
                 ("k", Arc::new(Int64Array::from_iter_values(each().map(|_| 1))) as ArrayRef),
                 ("o", Arc::new(Int64Array::from_iter_values(each().map(order)))),
@@ -29,7 +29,7 @@ fn tight(functions: impl Fn(&SchemaRef) -> Vec<WindowFunction>, check: impl Fn(u
     let schema = one_partition(1)[0].schema();
     let made = |functions| Window::try_new(Arc::clone(&schema), vec![0], vec![ascending(1)], functions);
     let window = made(functions(&schema)).expect("a window");
-    let options = Run { floating_bytes: 0, ..Run::default() };
+    let options = Run { floating_bytes: 0, batch_bytes: 16 << 10, ..Run::default() };
     let floor = window.min_memory(options.batch_bytes);
     let rows = (20 * floor / 24) as i64 / 2 * 2;
     let outcome = run(&window, &one_partition(rows), &options).expect("it fits");

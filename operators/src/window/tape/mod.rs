@@ -9,6 +9,8 @@
 //! Batches that every cursor has passed are dropped. A batch that a cursor is in stays in memory; every other one
 //! can be on disk. So reading takes a batch for each cursor, however far apart they are.
 
+mod fold;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -20,12 +22,18 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 
+use self::fold::Folded;
 use super::desk::Desk;
 
 /// A file that is longer than this is followed by another one, so that what was read leaves the disk.
 const FILE_BYTES: u64 = 64 << 20;
-/// Bytes of memory that each batch takes, in memory or on disk, beside its columns.
-const ENTRY_BYTES: usize = 256;
+
+/// Entries that become one, and how many a cursor is kept away from that.
+const FOLDED: usize = 64;
+const NEAR: u64 = 8;
+
+/// A batch on disk.
+type Written = (Arc<Mutex<SpillFile>>, SpilledBatch);
 
 /// Batches between the last cursor and the newest row.
 pub(super) struct Tape {
@@ -34,6 +42,10 @@ pub(super) struct Tape {
     cursors: Vec<u64>,
     end: u64,
     file: Option<Arc<Mutex<SpillFile>>>,
+    /// Where it is written down where batches are.
+    index: Option<Arc<Mutex<SpillFile>>>,
+    /// Number of entries from which on some are folded.
+    fold_at: usize,
     /// Entries, whose number is bounded only by the disk.
     held: Reservation,
 }
@@ -43,8 +55,10 @@ struct Entry {
     rows: u64,
     /// In memory, if it is.
     batch: Option<RecordBatch>,
-    disk: Option<(Arc<Mutex<SpillFile>>, SpilledBatch)>,
-    fetch: Option<(Fetch, Reservation)>,
+    disk: Option<Written>,
+    /// Many entries, of which only where they are written down is remembered.
+    folded: Option<Box<Folded>>,
+    fetch: Option<Box<(Fetch, Reservation)>>,
 }
 
 impl Entry {
@@ -88,6 +102,8 @@ impl Tape {
             cursors: vec![0; cursors],
             end: 0,
             file: None,
+            index: None,
+            fold_at: 2 * FOLDED,
             held: desk.account.reservation(),
         }
     }
@@ -102,15 +118,27 @@ impl Tape {
     }
 
     /// Adds a batch that is counted already.
-    pub(super) fn push(&mut self, batch: RecordBatch) {
+    pub(super) fn push(&mut self, batch: RecordBatch, desk: &mut Desk) -> Result<()> {
         let rows = batch.num_rows() as u64;
         if rows == 0 {
-            return;
+            return Ok(());
         }
-        self.entries.push_back(Entry { start: self.end, rows, batch: Some(batch), disk: None, fetch: None });
+        self.entries.push_back(Entry {
+            start: self.end,
+            rows,
+            batch: Some(batch),
+            disk: None,
+            folded: None,
+            fetch: None,
+        });
         self.end += rows;
-        self.held.set(self.entries.len() * ENTRY_BYTES);
+        if self.entries.len() >= self.fold_at {
+            self.fold(desk)?;
+        }
+        let bytes = self.remembered_bytes();
+        desk.remember(&mut self.held, bytes);
         self.drop_passed();
+        Ok(())
     }
 
     pub(super) fn position(&self, cursor: usize) -> u64 {
@@ -151,12 +179,10 @@ impl Tape {
 
     fn drop_passed(&mut self) {
         let least = self.cursors.iter().copied().min().unwrap_or(self.end);
-        let mut dropped = false;
-        while self.entries.pop_front_if(|entry| entry.end() <= least).is_some() {
-            dropped = true;
-        }
-        if dropped {
-            self.held.set(self.entries.len() * ENTRY_BYTES);
+        while self.entries.pop_front_if(|entry| entry.end() <= least).is_some() {}
+        if self.entries.capacity() > 64 && self.entries.capacity() > 4 * self.entries.len() {
+            self.entries.shrink_to(2 * self.entries.len());
+            self.held.shrink(self.held.bytes().saturating_sub(self.remembered_bytes()));
         }
     }
 
@@ -188,14 +214,18 @@ impl Tape {
         if entry.batch.is_some() {
             return Ok(None);
         }
+        if entry.folded.is_some() {
+            return self.unfold(index, desk);
+        }
         if entry.fetch.is_none()
             && let Some((file, place)) = &entry.disk
         {
             let file = file.lock();
             let Some(memory) = desk.take(file.fetch_bytes(*place))? else { return Ok(Some(desk.turn())) };
-            entry.fetch = Some((file.fetch(*place), memory));
+            entry.fetch = Some(Box::new((file.fetch(*place), memory)));
         }
-        let Some((fetch, memory)) = &mut entry.fetch else { return Ok(None) };
+        let Some(reading) = &mut entry.fetch else { return Ok(None) };
+        let (fetch, memory) = reading.as_mut();
         match fetch.poll()? {
             Fetched::Blocked(ticket) => Ok(Some(ticket)),
             Fetched::Ready(batch) => {
@@ -216,7 +246,7 @@ impl Tape {
         {
             let file = file.lock();
             if let Some(memory) = desk.take_spare(file.fetch_bytes(*place)) {
-                entry.fetch = Some((file.fetch(*place), memory));
+                entry.fetch = Some(Box::new((file.fetch(*place), memory)));
             }
         }
     }
@@ -245,7 +275,61 @@ impl Tape {
         Ok(any)
     }
 
-    fn write(&mut self, batch: &RecordBatch, desk: &Desk) -> Result<(Arc<Mutex<SpillFile>>, SpilledBatch)> {
+    fn remembered_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+
+    /// Writes down where neighbouring batches on disk are, and forgets it.
+    fn fold(&mut self, desk: &mut Desk) -> Result<()> {
+        let mut kept = VecDeque::new();
+        let mut run = Vec::new();
+        let cursors = self.cursors.clone();
+        for entry in std::mem::take(&mut self.entries) {
+            let soon = entry.start.saturating_sub(NEAR * entry.rows);
+            let near = |cursor: &u64| soon <= *cursor && *cursor < entry.end();
+            let idle = entry.batch.is_none() && entry.fetch.is_none() && entry.disk.is_some();
+            if idle && !cursors.iter().any(near) {
+                run.push(entry);
+            } else {
+                kept.extend(run.drain(..));
+                kept.push_back(entry);
+            }
+            if run.len() == FOLDED {
+                kept.push_back(fold::folded(std::mem::take(&mut run), &mut self.index, desk)?);
+            }
+        }
+        kept.extend(run);
+        self.fold_at = kept.len() + 2 * FOLDED;
+        self.entries = kept;
+        Ok(())
+    }
+
+    /// Remembers again where batches are; what to wait for, unless this is done.
+    fn unfold(&mut self, index: usize, desk: &mut Desk) -> Result<Option<Ticket>> {
+        let entry = &mut self.entries[index];
+        let Some(folded) = &entry.folded else { return Ok(None) };
+        if entry.fetch.is_none() {
+            let Some(memory) = desk.take(folded.bytes())? else { return Ok(Some(desk.turn())) };
+            entry.fetch = Some(Box::new((folded.fetch(), memory)));
+        }
+        let Some(reading) = &mut entry.fetch else { return Ok(None) };
+        match reading.0.poll()? {
+            Fetched::Blocked(ticket) => Ok(Some(ticket)),
+            Fetched::Ready(batch) => {
+                let entries = folded.entries(entry.start, &batch);
+                let rest = self.entries.split_off(index + 1);
+                self.entries.pop_back();
+                self.entries.extend(entries);
+                self.entries.extend(rest);
+                let bytes = self.remembered_bytes();
+                desk.remember(&mut self.held, bytes);
+                // The cursor may be in any of these.
+                Ok(Some(desk.turn()))
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &RecordBatch, desk: &Desk) -> Result<Written> {
         let file = match &self.file {
             Some(file) if file.lock().bytes() < FILE_BYTES => Arc::clone(file),
             _ => {
