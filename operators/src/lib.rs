@@ -13,6 +13,7 @@ mod paths;
 pub mod project;
 pub mod sort;
 pub mod union;
+pub mod window;
 
 pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets, PartialAggregate, SortedAggregate};
 pub use expression::Expression;
@@ -25,3 +26,4 @@ pub use parquet::{ParquetOptions, ParquetSource};
 pub use project::Project;
 pub use sort::{Merge, Sort, SortColumn};
 pub use union::Union;
+pub use window::{LoweredWindowFunction, Window, WindowFunction};

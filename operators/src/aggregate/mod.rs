@@ -20,6 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buckets::row_too_large;
 pub use describe::Aggregate;
 pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;

@@ -1,6 +1,7 @@
 //! Whole jobs that aggregate: one group may hold nearly all rows, and no claim goes over a worker's limit.
 
 mod distinct;
+mod values;
 
 use std::sync::Arc;
 use std::sync::mpsc;

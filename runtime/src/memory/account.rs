@@ -75,6 +75,11 @@ impl Account {
         self.floor() + self.pool().limit().saturating_sub(floors)
     }
 
+    /// Asks whoever holds most beyond its floor to give `bytes` back at its next step. Waits for nothing.
+    pub fn ask(&self, bytes: usize) {
+        self.pool().reclaim(bytes);
+    }
+
     /// An empty reservation to grow later.
     pub fn reservation(&self) -> Reservation {
         Reservation { account: self.clone(), bytes: 0 }
@@ -262,6 +267,14 @@ impl Reservation {
         let bytes = bytes.min(other.bytes);
         other.bytes -= bytes;
         self.bytes += bytes;
+    }
+
+    /// Takes `bytes` out into a reservation of their own, at most all of them. What is held stays the same.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Reservation { account: self.account.clone(), bytes }
     }
 
     /// The account it holds from.
