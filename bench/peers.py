@@ -182,7 +182,7 @@ def main():
         "rss_bytes": resource.getrusage(whose).ru_maxrss * 1024,
         "rows": result.num_rows,
         "checks": [check(column) for column in result.columns],
-        "places": [getattr(column.type, "scale", None) for column in result.columns],
+        "places": [getattr(column.type, "scale", None) or None for column in result.columns],
         "in_order": in_order(result, workloads.ORDER.get(name, [])),
         **report,
     }
