@@ -3,8 +3,8 @@
 usage: peers.py ENGINE WORKLOAD DIR [--threads 2] [--memory-limit BYTES] [--scale 1] [--aqueduct BINARY]
 
 Prints one JSON line: seconds from opening the files to the collected result (imports and a cluster's start are left out),
-rows, checks (a number for each column: sums of numbers and dates, lengths of texts), whether the rows are in order where
-that matters, the largest resident set, and what else the engine reports. An engine is a generator: set up, yield, run, yield
+rows, checks (a number for each column: sums of numbers and dates, lengths of texts), the places of decimals, whether the
+rows are in order where that matters, the largest resident set, and what else the engine reports. An engine is a generator: set up, yield, run, yield
 an Arrow table and its report. Aqueduct is its command line, a process of its own, whose result is a file of Arrow batches.
 """
 import argparse
@@ -182,6 +182,7 @@ def main():
         "rss_bytes": resource.getrusage(whose).ru_maxrss * 1024,
         "rows": result.num_rows,
         "checks": [check(column) for column in result.columns],
+        "places": [getattr(column.type, "scale", None) or None for column in result.columns],
         "in_order": in_order(result, workloads.ORDER.get(name, [])),
         **report,
     }

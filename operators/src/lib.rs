@@ -23,6 +23,7 @@ pub use generate::{Generator, range};
 pub use join::{HashJoin, NestedLoopJoin};
 pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
+pub use parquet::{ParquetOptions, ParquetSource};
 pub use project::Project;
 pub use sort::{Merge, Sort, SortColumn};
 pub use union::Union;
