@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
+use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
 use aqueduct_runtime::config::machine_memory_bytes;
 use aqueduct_runtime::{Cluster, ClusterConfig, SourceSpec, parse_bytes};
 use arrow::array::RecordBatch;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::ScanTable;
+use crate::sql::Catalog;
 
 /// Workers in this process, each with its threads and its memory limit.
 ///
@@ -37,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) progress: bool,
     /// How often each table name was given: plans tell tables apart by their names.
     names: Mutex<HashMap<String, usize>>,
+    /// What SQL calls the tables.
+    pub(crate) catalog: Catalog,
 }
 
 impl LocalCluster {
@@ -64,9 +68,27 @@ impl LocalCluster {
     pub fn read_csv_with(&self, path: impl AsRef<Path>, options: CsvOptions) -> Result<Frame> {
         let path = path.as_ref();
         let source = CsvSource::open(path, options)?;
-        let name = path.file_name().map_or("csv".into(), |name| name.to_string_lossy());
-        let stem = name.split('.').next().unwrap_or_default();
-        self.table(stem, ScanTable::csv(source))
+        self.table(stem(path), ScanTable::csv(source))
+    }
+
+    /// A lazy frame over a Parquet file, or over all files that match a pattern such as `data/*.parquet`. Reads the
+    /// footers, to find out the columns.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, one is not Parquet, or their columns are not the same.
+    pub fn read_parquet(&self, path: impl AsRef<Path>) -> Result<Frame> {
+        self.read_parquet_with(path, ParquetOptions::default())
+    }
+
+    /// As [`LocalCluster::read_parquet`], with options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LocalCluster::read_parquet`].
+    pub fn read_parquet_with(&self, path: impl AsRef<Path>, options: ParquetOptions) -> Result<Frame> {
+        let source = ParquetSource::open(path.as_ref(), options)?;
+        self.table(stem(path.as_ref()), ScanTable::parquet(source))
     }
 
     /// A lazy frame over batches in memory.
@@ -104,9 +126,14 @@ impl LocalCluster {
         Ok(self.frame(plan))
     }
 
-    fn session(&self) -> &Arc<Session> {
+    pub(crate) fn session(&self) -> &Arc<Session> {
         self.session.as_ref().expect("the session is taken by drop alone")
     }
+}
+
+/// What a file's table is called: its name before the first dot.
+fn stem(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split('.').next()).unwrap_or_default()
 }
 
 impl Session {
@@ -242,7 +269,7 @@ impl LocalClusterBuilder {
     pub fn start(self) -> Result<LocalCluster> {
         let progress = self.progress;
         let cluster = Cluster::start(self.config()?)?;
-        let session = Session { cluster, progress, names: Mutex::default() };
+        let session = Session { cluster, progress, names: Mutex::default(), catalog: Catalog::default() };
         Ok(LocalCluster { session: Some(Arc::new(session)) })
     }
 

@@ -6,6 +6,7 @@ use aqueduct_runtime::{ExecutionError, OperatorError, PlanError};
 use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
 
+use crate::sql::Place;
 use crate::widen::Widening;
 
 /// The result of everything in this crate.
@@ -26,6 +27,14 @@ pub enum Error {
     /// An expression or a query could not be analysed, optimised or turned into operators.
     #[error(transparent)]
     Query(Arc<DataFusionError>),
+    /// A query in SQL cannot be parsed, or names what is not there.
+    #[error("{message}{}", shown(.place))]
+    Sql {
+        /// What is wrong.
+        message: String,
+        /// Where, if that is known.
+        place: Option<Place>,
+    },
     /// The query is right, and this version cannot run it yet.
     #[error("{what} is not supported yet")]
     Unsupported {
@@ -53,6 +62,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is wrong with a query, wherever.
+    pub(crate) fn sql(message: impl Into<String>) -> Self {
+        Self::Sql { message: message.into(), place: None }
+    }
+
     /// What this version cannot do.
     pub(crate) fn unsupported(what: impl Into<String>) -> Self {
         Self::Unsupported { what: what.into() }
@@ -81,6 +95,10 @@ impl From<ArrowError> for Error {
     fn from(error: ArrowError) -> Self {
         Self::Query(Arc::new(error.into()))
     }
+}
+
+fn shown(place: &Option<Place>) -> String {
+    place.as_ref().map(|place| format!("\n{place}")).unwrap_or_default()
 }
 
 fn list(widened: &[Widening]) -> String {

@@ -31,29 +31,39 @@ mod optimize;
 mod planner;
 mod progress;
 mod run;
+mod sql;
 mod table;
 mod trace;
 mod widen;
 
 pub use aqueduct_operators as operators;
 pub use aqueduct_operators::csv::{CsvOptions, OnMismatch};
+pub use aqueduct_operators::parquet::ParquetOptions;
 pub use aqueduct_runtime as runtime;
 pub use aqueduct_runtime::Graph;
 pub use arrow;
 
 pub use cluster::{LocalCluster, LocalClusterBuilder};
+pub use datafusion_common::JoinType;
 pub use error::{Error, Result};
 pub use expr::{IntoExpr, IntoExprs, col, count_rows, mean};
-pub use frame::{Frame, GroupBy};
+pub use frame::{Frame, GroupBy, IntoSortKey, IntoSortKeys, Over, asc, desc};
+pub use progress::JobProgress;
 pub use run::FrameStream;
+pub use sql::Place;
 pub use table::Table;
 pub use trace::{LogFormat, init_tracing, init_tracing_as};
 pub use widen::Widening;
 
-/// Functions of expressions: everything that DataFusion's libraries of scalar and aggregate functions offer.
+/// Functions of expressions: everything that DataFusion's libraries of scalar, nested, aggregate and window functions
+/// offer.
 pub mod functions {
     pub use datafusion_functions::expr_fn::*;
     pub use datafusion_functions_aggregate::expr_fn::*;
+    pub use datafusion_functions_nested::expr_fn::*;
+    pub use datafusion_functions_window::expr_fn::{
+        cume_dist, dense_rank, lag, lead, ntile, percent_rank, rank, row_number,
+    };
 }
 
 /// What most programs need: `use aqueduct::prelude::*`.
@@ -64,6 +74,7 @@ pub mod prelude {
     };
 
     pub use crate::{
-        CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, LocalCluster, OnMismatch, Table, col, count_rows, mean,
+        CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, JoinType, LocalCluster, OnMismatch, Over, Table, asc,
+        col, count_rows, desc, mean,
     };
 }

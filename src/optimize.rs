@@ -2,32 +2,115 @@
 
 use std::sync::{Arc, LazyLock};
 
+use arrow::datatypes::DataType;
+use chrono::{DateTime, Utc};
+use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{Column, Result as QueryResult};
-use datafusion_expr::{Aggregate, Expr, LogicalPlan, Projection};
-use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext};
+use datafusion_common::{Column, DFSchema, Result as QueryResult};
+use datafusion_expr::expr_rewriter::NamePreserver;
+use datafusion_expr::logical_plan::Union;
+use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
+use datafusion_expr::utils::merge_schema;
+use datafusion_expr::{Aggregate, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, cast};
+use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext};
 
 use crate::error::Result;
 
-/// Options for the optimiser and for functions, the same for every query.
+/// Options for SQL, the optimiser and functions, the same for every query.
 pub(crate) fn options() -> Arc<ConfigOptions> {
-    static OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(Arc::default);
+    static OPTIONS: LazyLock<Arc<ConfigOptions>> = LazyLock::new(|| {
+        let mut options = ConfigOptions::new();
+        // No operator of ours evaluates a subquery before the others run: all become joins.
+        options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+        // 0.06 + 0.01 is 0.07, as in other databases.
+        options.sql_parser.parse_float_as_decimal = true;
+        // So that an error can say where.
+        options.sql_parser.collect_spans = true;
+        Arc::new(options)
+    });
     Arc::clone(&OPTIONS)
 }
 
 /// Makes every expression's types explicit; fails for what cannot be typed.
 pub(crate) fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
     static ANALYZER: LazyLock<Analyzer> = LazyLock::new(Analyzer::new);
+    let plan = with_quotients_of_floats(plan)?;
     Ok(ANALYZER.execute_and_check(plan, &options(), |_, _| {})?)
 }
 
 /// Analyses `plan`, then optimises it.
 pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
-    let context = OptimizerContext::new_with_config_options(options());
+    let context = Context(OptimizerContext::new_with_config_options(options()));
     let plan = analyze(plan)?.transform_up(name_above)?.data;
     Ok(OPTIMIZER.optimize(plan, &context, |_, _| {})?)
+}
+
+/// Has quotients of decimals computed as floats: DataFusion keeps four digits more than the dividend has, so 2.0 / 3 would
+/// be 0.66667.
+fn with_quotients_of_floats(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
+    let mut any = false;
+    let changed = plan.transform_up_with_subqueries(|plan| {
+        if matches!(plan, LogicalPlan::Values(_)) {
+            return Ok(Transformed::no(plan));
+        }
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        let plan = plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            let changed = expr.transform_up(|expr| Ok(quotient_of_floats(expr, &schema)))?;
+            any |= changed.transformed;
+            Ok(changed.update_data(|expr| name.restore(expr)))
+        })?;
+        match plan.data {
+            plan if !any => Ok(Transformed::no(plan)),
+            // The types of all that stands above change, too.
+            LogicalPlan::Union(union) => {
+                Ok(Transformed::yes(LogicalPlan::Union(Union::try_new_with_loose_types(union.inputs)?)))
+            }
+            plan => Ok(Transformed::yes(plan.recompute_schema()?)),
+        }
+    });
+    Ok(changed?.data)
+}
+
+fn quotient_of_floats(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right }) = expr else { return Transformed::no(expr) };
+    let kinds = [&left, &right].map(|side| side.get_type(schema).unwrap_or(DataType::Null));
+    if !kinds.iter().all(DataType::is_numeric) || !kinds.iter().any(DataType::is_decimal) {
+        return Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right }));
+    }
+    let [left, right] = [left, right].map(|side| Box::new(cast(*side, DataType::Float64)));
+    Transformed::yes(Expr::BinaryExpr(BinaryExpr::new(left, Operator::Divide, right)))
+}
+
+/// What the optimiser asks while it works. Some of its rules look functions up by name.
+struct Context(OptimizerContext);
+
+impl OptimizerConfig for Context {
+    fn query_execution_start_time(&self) -> Option<DateTime<Utc>> {
+        self.0.query_execution_start_time()
+    }
+
+    fn alias_generator(&self) -> &Arc<AliasGenerator> {
+        self.0.alias_generator()
+    }
+
+    fn options(&self) -> Arc<ConfigOptions> {
+        self.0.options()
+    }
+
+    fn function_registry(&self) -> Option<&dyn FunctionRegistry> {
+        static REGISTRY: LazyLock<MemoryFunctionRegistry> = LazyLock::new(|| {
+            let mut registry = MemoryFunctionRegistry::new();
+            for function in datafusion_functions_aggregate::all_default_aggregate_functions() {
+                registry.register_udaf(function).expect("a registry in memory takes every function");
+            }
+            registry
+        });
+        Some(&*REGISTRY)
+    }
 }
 
 /// Gives distinct aggregates their names in a projection above: the rule that turns them into two group-bys, which

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -19,15 +20,23 @@ pub(crate) struct Progress {
     pub(crate) total_bytes: Option<u64>,
 }
 
-/// Runs `work`, and meanwhile draws what `look` sees on standard error, if that is a terminal.
-pub(crate) fn watch<T>(shown: bool, look: impl Fn() -> Progress + Send, work: impl FnOnce() -> T) -> T {
-    if !shown || !std::io::stderr().is_terminal() {
-        return work();
-    }
-    std::thread::scope(|scope| {
-        // Dropped when the work ends or panics, which wakes the thread at once.
-        let (_working, ended) = mpsc::channel::<()>();
-        let drawn = std::thread::Builder::new().name("aq-progress".into()).spawn_scoped(scope, move || {
+/// A bar on standard error that shows how far a job is, until it is dropped.
+#[derive(Debug)]
+#[must_use = "it vanishes when it is dropped"]
+pub struct JobProgress {
+    /// Dropped first, which wakes the thread at once.
+    working: Option<mpsc::Sender<()>>,
+    drawn: Option<JoinHandle<()>>,
+}
+
+impl JobProgress {
+    /// Draws what `look` sees, if standard error is a terminal.
+    pub(crate) fn start(look: impl Fn() -> Progress + Send + 'static) -> Option<Self> {
+        if !std::io::stderr().is_terminal() {
+            return None;
+        }
+        let (working, ended) = mpsc::channel::<()>();
+        let drawn = std::thread::Builder::new().name("aq-progress".into()).spawn(move || {
             let bar = bar(ProgressDrawTarget::stderr());
             while ended.recv_timeout(REDRAW_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
                 draw(&bar, look());
@@ -35,9 +44,24 @@ pub(crate) fn watch<T>(shown: bool, look: impl Fn() -> Progress + Send, work: im
             bar.finish_and_clear();
         });
         // No thread, no bar: the job matters more.
-        drop(drawn);
-        work()
-    })
+        Some(Self { working: Some(working), drawn: drawn.ok() })
+    }
+}
+
+impl Drop for JobProgress {
+    fn drop(&mut self) {
+        drop(self.working.take());
+        if let Some(drawn) = self.drawn.take() {
+            // A bar that could not be drawn is no reason to fail.
+            let _ = drawn.join();
+        }
+    }
+}
+
+/// Runs `work`, and meanwhile draws what `look` sees on standard error, if that is a terminal.
+pub(crate) fn watch<T>(shown: bool, look: impl Fn() -> Progress + Send + 'static, work: impl FnOnce() -> T) -> T {
+    let _bar = shown.then(|| JobProgress::start(look));
+    work()
 }
 
 fn bar(target: ProgressDrawTarget) -> ProgressBar {

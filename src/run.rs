@@ -17,8 +17,8 @@ use futures_core::Stream;
 use crate::cluster::Session;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::planner::{self, Planned};
-use crate::progress::{self, Progress};
+use crate::planner::{self, Planned, Settings};
+use crate::progress::{self, JobProgress, Progress};
 use crate::table::{Table, with_schema};
 use crate::widen::{self, Attempt};
 
@@ -33,6 +33,17 @@ fn session(frame: &Frame) -> Result<Arc<Session>> {
 /// The plan of `graph` on the cluster of `frame`.
 pub(crate) fn plan(frame: &Frame, graph: &Graph) -> Result<Plan> {
     Ok(session(frame)?.cluster.plan(graph)?)
+}
+
+/// What the planner needs to know of the cluster of `frame`.
+pub(crate) fn settings(frame: &Frame) -> Result<Settings> {
+    let session = session(frame)?;
+    let config = session.cluster.config();
+    Ok(Settings {
+        workers: config.workers,
+        threads_per_worker: config.threads_per_worker,
+        memory_limit_bytes: config.memory_limit_bytes,
+    })
 }
 
 /// Starts a job, and says whether its progress is to be shown.
@@ -68,7 +79,7 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
     let monitor = job.monitor();
     let batches = progress::watch(
         bar && shown,
-        || progress(&monitor.metrics()),
+        move || progress(&monitor.metrics()),
         || {
             let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
             finish(job).and(batches)
@@ -117,10 +128,10 @@ pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
 }
 
 fn write_csv_once(frame: &Frame, path: &Path) -> Result<u64> {
-    let graph = planner::to_sink(&frame.optimized()?, WRITE, CsvSink::new(path))?;
+    let graph = planner::to_sink(&frame.optimized()?, settings(frame)?, WRITE, CsvSink::new(path))?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
-    let summary = progress::watch(shown, || progress(&monitor.metrics()), || finish(job))?;
+    let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;
     // The sink is the last node that was declared.
     Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
 }
@@ -166,6 +177,13 @@ impl FrameStream {
     /// The running job: its metrics, and how to cancel it. Another one after columns were widened.
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// Shows how far the job is, in a bar on standard error, until what is returned is dropped; `None` if standard
+    /// error is not a terminal. After columns were widened it stays where it was.
+    pub fn show_progress(&self) -> Option<JobProgress> {
+        let monitor = self.job.monitor();
+        JobProgress::start(move || progress(&monitor.metrics()))
     }
 
     fn checked(&self, batch: Result<RecordBatch, ExecutionError>) -> Result<RecordBatch> {

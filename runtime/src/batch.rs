@@ -49,7 +49,8 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
     .expect("columns keep their types and lengths when they are copied")
 }
 
-fn copied_array(array: &ArrayRef) -> ArrayRef {
+/// A copy of `array` that shares no buffer with it.
+pub fn copied_array(array: &ArrayRef) -> ArrayRef {
     let data = array.to_data();
     let mut copy = MutableArrayData::new(vec![&data], false, array.len());
     copy.try_extend(0, 0, array.len()).expect("a copy is no larger than what it is copied from");

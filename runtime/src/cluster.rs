@@ -69,6 +69,7 @@ enum Command {
     Run(Arc<JobCore>),
     /// Memory was given back, or a job has ended.
     Look,
+    CancelJobs,
     Close,
 }
 
@@ -190,6 +191,12 @@ impl Cluster {
         Ok(Job::new(core))
     }
 
+    /// Cancels all jobs that run or wait in line, whoever waits for them. Returns at once; the cluster goes on.
+    pub fn cancel_jobs(&self) {
+        // Nobody listens any more: then there are no jobs.
+        let _ = self.shared.commands.send(Command::CancelJobs);
+    }
+
     /// Cancels what still runs, stops all threads and removes the spill folder. Silent, and waits only for
     /// steps in progress.
     pub fn close(mut self) {
@@ -207,11 +214,12 @@ impl Cluster {
             let _ = arbiter.join();
         }
         // Whoever still holds a result may hold handles to the I/O queues: the threads end all the same.
-        let workers = self.shared.workers.lock().take();
-        workers.iter().flatten().for_each(|worker| worker.io.stop());
+        // Those of the jobs first: by them a reader knows why nothing is read for it any more.
         if let Some(jobs) = self.shared.jobs.lock().take() {
             jobs.stop();
         }
+        let workers = self.shared.workers.lock().take();
+        workers.iter().flatten().for_each(|worker| worker.io.stop());
         drop(self.shared.spill.lock().take());
         for thread in std::mem::take(&mut self.io_threads) {
             let _ = thread.join();
@@ -270,19 +278,21 @@ impl Control {
                 watched = Instant::now();
                 self.watch();
             }
+            let cancelled = matches!(command, Some(Command::CancelJobs));
             match command {
                 Some(Command::Run(core)) => {
                     // A cancel must be heard while the job waits in line.
                     core.add_waker(self.waker.clone());
                     self.waiting.push_back(core);
                 }
-                Some(Command::Look) => {}
+                Some(Command::Look | Command::CancelJobs) => {}
                 Some(Command::Close) | None => closing = true,
             }
             self.running.retain(|(core, _)| !core.has_ended());
-            if closing {
+            if closing || cancelled {
                 let cores = self.waiting.iter().chain(self.running.iter().map(|(core, _)| core));
-                cores.for_each(|core| core.fail(ExecutionError::Closed));
+                let reason = if closing { ExecutionError::Closed } else { ExecutionError::Cancelled };
+                cores.for_each(|core| core.fail(reason.clone()));
             }
             self.admit();
             if closing && self.running.is_empty() && self.waiting.is_empty() {

@@ -92,6 +92,7 @@ enum Work {
 pub struct Io {
     queue: Sender<Work>,
     threads: usize,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Io {
@@ -115,15 +116,21 @@ impl Io {
                 })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
-        Ok((Io { queue: sender, threads }, handles))
+        Ok((Io { queue: sender, threads, stopped: Arc::default() }, handles))
     }
 
     /// Ends the threads once all that was submitted before is done. What is submitted later is dropped, its
     /// tickets completed.
     pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
         for _ in 0..self.threads {
             let _ = self.queue.send(Work::Stop);
         }
+    }
+
+    /// Whether it was stopped: what is submitted from now on is not done.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 
     /// Runs `work` on an I/O thread.

@@ -199,6 +199,11 @@ impl JobCore {
         self.ended.is_done()
     }
 
+    /// Whether the cluster is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.io.is_stopped()
+    }
+
     /// Done once the job has ended.
     pub(crate) fn end_ticket(&self) -> &Ticket {
         &self.ended

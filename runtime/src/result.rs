@@ -17,7 +17,8 @@ use crate::memory::hand_out;
 /// The batches of one result. An iterator that blocks, and a [`Stream`] that does not.
 ///
 /// Ends after the last batch, or with the job's first error. A batch that was handed out no longer counts
-/// as the job's memory. Dropping it tells the producers to stop.
+/// as the job's memory. Dropping it tells the producers to stop. Rows may be read after the job has ended; those
+/// that wait on disk until the cluster is closed, and end with [`ExecutionError::Closed`] then.
 ///
 /// # Cancel safety
 ///
@@ -138,7 +139,12 @@ impl ResultStream {
                 Err(cause) => {
                     let node = self.job.plan.nodes[self.node].name.to_string();
                     let at = Place { node, partition: 0, split: None };
-                    let error = ExecutionError::Operator { at, cause: Arc::new(cause) };
+                    // What went to disk went with the cluster, whatever reading it said.
+                    let error = if self.job.is_closed() {
+                        ExecutionError::Closed
+                    } else {
+                        ExecutionError::Operator { at, cause: Arc::new(cause) }
+                    };
                     self.job.fail(error.clone());
                     // The job may have ended well before its last rows could not be read.
                     let error = self.job.error().cloned().unwrap_or(error);

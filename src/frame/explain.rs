@@ -12,15 +12,18 @@ impl Frame {
     ///
     /// The first step that was wrong, and whatever this version cannot run.
     pub fn explain(&self) -> Result<String> {
-        let written = self.logical_plan()?;
-        let optimized = self.optimized()?;
-        let graph = run::plan(self, &self.planned()?.graph)?;
-        Ok(format!(
-            "== logical plan ==\n{}\n\n== optimised plan ==\n{}\n\n== actor graph ==\n{}",
-            written.display_indent(),
-            optimized.display_indent(),
-            graph.to_string().trim_end(),
-        ))
+        let parts = self.explain_parts()?.into_iter().map(|(title, text)| format!("== {title} ==\n{text}"));
+        Ok(parts.collect::<Vec<_>>().join("\n\n"))
+    }
+
+    /// The titles and texts of [`Frame::explain`].
+    pub(crate) fn explain_parts(&self) -> Result<Vec<(&'static str, String)>> {
+        let graph = run::plan(self, &self.planned()?.graph)?.to_string();
+        Ok(vec![
+            ("logical plan", self.logical_plan()?.display_indent().to_string()),
+            ("optimised plan", self.optimized()?.display_indent().to_string()),
+            ("actor graph", graph.trim_end().to_string()),
+        ])
     }
 
     /// The actor graph in the language of Graphviz.
@@ -43,6 +46,6 @@ impl Frame {
 
     /// The graph whose result is this frame's rows.
     pub(crate) fn planned(&self) -> Result<Planned> {
-        planner::to_result(&self.optimized()?)
+        planner::to_result(&self.optimized()?, run::settings(self)?)
     }
 }

@@ -5,9 +5,13 @@
 
 mod explain;
 mod group;
+mod join;
+mod order;
 mod rows;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,6 +22,8 @@ use datafusion_common::{Column, DataFusionError, Result as QueryResult, plan_err
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 pub use group::GroupBy;
+pub use order::{IntoSortKey, IntoSortKeys, asc, desc};
+pub use window::Over;
 
 use crate::cluster::Session;
 use crate::error::{Error, Result, no_such_column, without_context};
@@ -89,7 +95,7 @@ impl Frame {
         self.step("select", |plan| {
             let columns = columns.into_exprs();
             columns.iter().try_for_each(row_wise)?;
-            plan.project(columns.into_iter().map(named))
+            window::project(plan, columns.into_iter().map(named).collect())
         })
     }
 
@@ -105,7 +111,7 @@ impl Frame {
                 Some(replaced) => replaced.1 = value,
                 None => columns.push((name, value)),
             }
-            plan.project(columns.into_iter().map(|(_, column)| column))
+            window::project(plan, columns.into_iter().map(|(_, column)| column).collect())
         })
     }
 
@@ -173,12 +179,8 @@ impl Frame {
     /// The rows of both, in no particular order. The columns of `other` are found by name.
     #[must_use]
     pub fn union(&self, other: &Frame) -> Frame {
-        let other = match other.plan() {
-            Ok(plan) => Arc::clone(plan),
-            Err(error) => return Frame { session: Weak::clone(&self.session), plan: Err(error) },
-        };
-        self.step("union", |plan| {
-            let other = LogicalPlanBuilder::new(LogicalPlan::clone(&other));
+        self.with_other("union", other, |plan, other| {
+            let (plan, other) = (LogicalPlanBuilder::from(plan), LogicalPlanBuilder::from(other));
             let (ours, theirs) = (columns(&plan), columns(&other));
             if let Some((extra, _)) = theirs.iter().find(|(name, _)| ours.iter().all(|(known, _)| known != name)) {
                 return Err(missing(&plan, extra));
@@ -200,6 +202,19 @@ impl Frame {
 
     pub(crate) fn plan(&self) -> Result<&Arc<LogicalPlan>> {
         self.plan.as_ref().map_err(Error::clone)
+    }
+
+    /// The frame after `change`, which takes the plans of both, or the first error so far.
+    fn with_other(
+        &self,
+        step: &'static str,
+        other: &Frame,
+        change: impl FnOnce(LogicalPlan, LogicalPlan) -> QueryResult<LogicalPlanBuilder>,
+    ) -> Frame {
+        match other.plan() {
+            Ok(other) => self.step(step, |plan| change(plan.build()?, other.as_ref().clone())),
+            Err(error) => Frame { session: Weak::clone(&self.session), plan: Err(error) },
+        }
     }
 
     /// The frame after `change`, or the first error so far.

@@ -10,14 +10,23 @@
 //! order of the source until an operator gives that up: [`Flow`] keeps track of it.
 
 mod aggregate;
+mod columns;
+mod estimate;
 mod expr;
+mod join;
+mod repeated;
 mod scan;
+mod sort;
 #[cfg(test)]
 mod tests;
+mod window;
+
+use std::sync::Arc;
 
 use aqueduct_operators::{Expression, Filter, Limit, Project, Union};
 use aqueduct_runtime::{Graph, Input, NodeId, OperatorSpec, ResultId, SinkSpec};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::{DFSchema, DFSchemaRef};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 
@@ -27,6 +36,7 @@ pub(crate) use scan::ScanTable;
 
 use crate::error::{Error, Result};
 use crate::optimize;
+use repeated::Repeated;
 
 /// Ports that a node may have.
 const MOST_PORTS: usize = 64;
@@ -41,18 +51,33 @@ pub(crate) struct Planned {
     pub(crate) schema: SchemaRef,
 }
 
+/// What a plan depends on beside the query: the cluster it is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    pub(crate) threads_per_worker: usize,
+    pub(crate) memory_limit_bytes: usize,
+}
+
+impl Settings {
+    fn arbiters(self) -> usize {
+        self.workers * self.threads_per_worker
+    }
+}
+
 /// The graph of an optimised plan whose rows the caller reads.
-pub(crate) fn to_result(plan: &LogicalPlan) -> Result<Planned> {
-    let mut planner = Planner::new();
+pub(crate) fn to_result(plan: &LogicalPlan, settings: Settings) -> Result<Planned> {
+    let mut planner = Planner::new(plan, settings)?;
     let flow = planner.plan(plan)?;
     let result = planner.graph.result("result", flow.gathered());
     Ok(Planned { graph: planner.graph, result, rows: flow.node, schema: SchemaRef::clone(plan.schema().inner()) })
 }
 
 /// The graph of an optimised plan whose rows go to a sink.
-pub(crate) fn to_sink(plan: &LogicalPlan, name: &str, sink: impl SinkSpec) -> Result<Graph> {
-    let mut planner = Planner::new();
+pub(crate) fn to_sink(plan: &LogicalPlan, settings: Settings, name: &str, sink: impl SinkSpec) -> Result<Graph> {
+    let mut planner = Planner::new(plan, settings)?;
     let flow = planner.plan(plan)?;
+    let flow = planner.first_columns(flow, plan.schema().inner())?;
     planner.graph.sink(name, sink, flow.gathered());
     Ok(planner.graph)
 }
@@ -84,18 +109,41 @@ impl Flow {
 struct Planner {
     graph: Graph,
     props: ExecutionProps,
+    settings: Settings,
     /// Whether what is being planned feeds a limit, row by row.
     stops_early: bool,
+    /// What the plan says more than once.
+    repeated: Repeated,
+    /// Names that were made up.
+    names: usize,
 }
 
 impl Planner {
-    fn new() -> Self {
+    fn new(plan: &LogicalPlan, settings: Settings) -> Result<Self> {
         let mut props = ExecutionProps::new();
         props.mark_start_execution(optimize::options());
-        Self { graph: Graph::new(), props, stops_early: false }
+        let repeated = Repeated::of(plan)?;
+        Ok(Self { graph: Graph::new(), props, settings, stops_early: false, repeated, names: 0 })
     }
 
     fn plan(&mut self, plan: &LogicalPlan) -> Result<Flow> {
+        if self.repeated.get(plan).is_none() {
+            return self.plan_once(plan);
+        }
+        if let Some(Some(flow)) = self.repeated.get(plan) {
+            return Ok(flow.clone());
+        }
+        // Others may want all of its rows.
+        let before = std::mem::replace(&mut self.stops_early, false);
+        let flow = self.plan_once(plan);
+        self.stops_early = before;
+        if let (Ok(flow), Some(planned)) = (&flow, self.repeated.get(plan)) {
+            *planned = Some(flow.clone());
+        }
+        flow
+    }
+
+    fn plan_once(&mut self, plan: &LogicalPlan) -> Result<Flow> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::EmptyRelation(empty) => Ok(self.empty(empty)),
@@ -107,12 +155,10 @@ impl Planner {
                 Ok(self.row_wise("filter", Filter::new(predicate), input))
             }
             LogicalPlan::Projection(projection) => {
-                let input = self.plan(&projection.input)?;
+                let (input, rows) = self.plan_used(&projection.input, &projection.expr)?;
                 let schema = projection.schema.inner();
-                let columns =
-                    projection.expr.iter().zip(schema.fields()).map(|(expr, field)| {
-                        Ok((self.expression(expr, projection.input.schema())?, field.name().clone()))
-                    });
+                let columns = projection.expr.iter().zip(schema.fields());
+                let columns = columns.map(|(expr, field)| Ok((self.expression(expr, &rows)?, field.name().clone())));
                 let project = Project::new(columns.collect::<Result<_>>()?);
                 let flow = self.row_wise("project", project, input);
                 Ok(Flow { schema: SchemaRef::clone(schema), ..flow })
@@ -133,6 +179,9 @@ impl Planner {
                 Ok(self.union(inputs, union.schema.inner()))
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Join(join) => self.join(join, None),
+            LogicalPlan::Sort(sort) => self.sort(sort),
+            LogicalPlan::Window(window) => self.window(window),
             other => Err(Error::unsupported(kind(other))),
         }
     }
@@ -143,6 +192,32 @@ impl Planner {
         let flow = self.plan(input);
         self.stops_early = before;
         flow
+    }
+
+    /// Plans an input of which only the columns in `exprs` are used; which columns it yields.
+    fn plan_used(&mut self, input: &LogicalPlan, exprs: &[Expr]) -> Result<(Flow, DFSchemaRef)> {
+        let schema = input.schema();
+        let LogicalPlan::Join(join) = input else { return Ok((self.plan(input)?, Arc::clone(schema))) };
+        let mut used = exprs
+            .iter()
+            .flat_map(Expr::column_refs)
+            .map(|column| schema.index_of_column(column))
+            .collect::<Result<Vec<_>, _>>()?;
+        used.sort_unstable();
+        used.dedup();
+        if used.is_empty() && !schema.fields().is_empty() {
+            // Rows that are only counted are told apart by a column.
+            used.push(0);
+        }
+        if used.len() == schema.fields().len() || self.repeated.get(input).is_some() {
+            return Ok((self.plan(input)?, Arc::clone(schema)));
+        }
+        let fields = used.iter().map(|&index| {
+            let (qualifier, field) = schema.qualified_field(index);
+            (qualifier.cloned(), Arc::clone(field))
+        });
+        let kept = DFSchema::new_with_metadata(fields.collect(), schema.metadata().clone())?;
+        Ok((self.join(join, Some(&used))?, Arc::new(kept)))
     }
 
     /// An operator that handles each row where it is.
@@ -195,9 +270,6 @@ impl Planner {
 /// What a user calls the kinds of plan that have no operators yet.
 fn kind(plan: &LogicalPlan) -> String {
     match plan {
-        LogicalPlan::Sort(_) => "sort (ORDER BY)".into(),
-        LogicalPlan::Join(join) => format!("join ({})", join.join_type),
-        LogicalPlan::Window(_) => "window (OVER)".into(),
         LogicalPlan::Repartition(_) => "repartition".into(),
         LogicalPlan::Subquery(_) => "subquery".into(),
         LogicalPlan::Distinct(_) => "distinct on (DISTINCT ON)".into(),
@@ -221,7 +293,6 @@ fn unsupported_expression(expr: &Expr) -> Option<&'static str> {
             Some("a subquery in an expression")
         }
         Expr::OuterReferenceColumn(..) => Some("a correlated subquery"),
-        Expr::GroupingSet(_) => Some("grouping sets (CUBE, ROLLUP)"),
         Expr::Placeholder(_) => Some("a placeholder in an expression"),
         Expr::Unnest(_) => Some("unnest"),
         _ => None,

@@ -1,22 +1,28 @@
 //! Where rows come from: files and batches as tables of a logical plan, and as sources of a graph.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
+use aqueduct_operators::parquet::ParquetSource;
 use aqueduct_operators::{Expression, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion_common::{DFSchema, ScalarValue};
-use datafusion_expr::TableSource;
+use datafusion_common::{DFSchema, Result as QueryResult, ScalarValue};
 use datafusion_expr::logical_plan::{EmptyRelation, TableScan, Values};
+use datafusion_expr::{Expr, TableProviderFilterPushDown, TableSource};
 use datafusion_physical_expr::expressions::Column;
 
+use super::estimate::{row_bytes, text_bytes, value_bytes};
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
 /// Scans that need no more rows than this are read by one partition: the others would read in vain.
 const ONE_READER_ROWS: usize = 10_000;
+
+/// What a compressed text is in full, on average, by its size.
+const PACKED: f64 = 4.0;
 
 /// A table of a logical plan that can be read.
 #[derive(Debug)]
@@ -28,6 +34,7 @@ pub(crate) struct ScanTable {
 #[derive(Debug)]
 enum Rows {
     Csv(CsvSource),
+    Parquet(ParquetSource),
     Batches(Vec<RecordBatch>),
     Other(Shared),
 }
@@ -67,12 +74,36 @@ impl ScanTable {
         Self { schema: source.schema(), rows: Rows::Csv(source) }
     }
 
+    pub(crate) fn parquet(source: ParquetSource) -> Self {
+        Self { schema: source.file_schema(), rows: Rows::Parquet(source) }
+    }
+
     pub(crate) fn batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         Self { schema, rows: Rows::Batches(batches) }
     }
 
     pub(crate) fn source(source: impl SourceSpec) -> Self {
         Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
+    }
+
+    /// How many rows there are, as far as that can be told without reading them.
+    pub(super) fn rows(&self) -> Option<f64> {
+        match &self.rows {
+            Rows::Csv(source) => {
+                let sizes = source.paths().filter_map(|path| Some((path, std::fs::metadata(path).ok()?.len())));
+                let packed = |path: &Path| path.extension().is_some_and(|ending| ending != "csv" && ending != "tsv");
+                let bytes: f64 =
+                    sizes.map(|(path, bytes)| if packed(path) { PACKED * bytes as f64 } else { bytes as f64 }).sum();
+                let fields = self.schema.fields();
+                Some(bytes / fields.iter().map(|field| text_bytes(field.data_type())).sum::<f64>().max(1.0))
+            }
+            Rows::Parquet(source) => {
+                let bytes: u64 = source.paths().filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum();
+                Some(PACKED * bytes as f64 / row_bytes(&self.schema))
+            }
+            Rows::Batches(batches) => Some(batches.iter().map(RecordBatch::num_rows).sum::<usize>() as f64),
+            Rows::Other(_) => None,
+        }
     }
 
     /// The same table with the wider type that a value asks for; `None` if its columns keep their types, or that
@@ -92,9 +123,24 @@ impl ScanTable {
         Ok(Some(Self::csv(source.with_type(index, wider.clone())?)))
     }
 
-    /// Adds a source of these columns, all of them if `None`; the node that yields them.
-    fn add_to(&self, graph: &mut Graph, name: &str, projection: Option<&[usize]>, reading: Reading) -> Result<NodeId> {
+    /// Adds a source of these columns, all of them if `None`, and of the rows for which `predicate` is true; the node
+    /// that yields them.
+    fn add_to(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        projection: Option<&[usize]>,
+        predicate: Option<Expression>,
+        reading: Reading,
+    ) -> Result<NodeId> {
         let source = match &self.rows {
+            Rows::Parquet(source) => {
+                let source = match projection {
+                    Some(columns) => source.with_projection(columns)?,
+                    None => source.clone(),
+                };
+                graph.source(name, predicate.map_or(Ok(source.clone()), |predicate| source.with_predicate(predicate))?)
+            }
             Rows::Csv(source) => {
                 let source = match projection {
                     Some(columns) => source.with_projection(columns)?,
@@ -141,10 +187,19 @@ enum Reading {
     Few,
 }
 
-/// Filters stay above the scan, where they fuse with it.
+/// Parquet files are read with filters, which tell what need not be read at all. Others stay above the scan, where they
+/// fuse with it.
 impl TableSource for ScanTable {
     fn schema(&self) -> SchemaRef {
         SchemaRef::clone(&self.schema)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> QueryResult<Vec<TableProviderFilterPushDown>> {
+        let supported = match self.rows {
+            Rows::Parquet(_) => TableProviderFilterPushDown::Exact,
+            _ => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(vec![supported; filters.len()])
     }
 }
 
@@ -153,25 +208,32 @@ impl Planner {
         let Some(table) = scan.source.downcast_ref::<ScanTable>() else {
             return Err(Error::unsupported(format!("the table `{}`, which no cluster made,", scan.table_name)));
         };
-        if !scan.filters.is_empty() {
-            return Err(Error::unsupported("a filter inside a scan"));
-        }
-        // Rows are counted by their first column when nobody wants any.
+        let predicate = match scan.filters.iter().cloned().reduce(Expr::and) {
+            None => None,
+            Some(filter) if matches!(table.rows, Rows::Parquet(_)) => {
+                let rows = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &table.schema)?;
+                Some(self.expression(&filter, &rows)?)
+            }
+            Some(_) => return Err(Error::unsupported("a filter inside a scan")),
+        };
+        // Rows are counted by their narrowest column when nobody wants any.
+        let narrowest = [narrowest(&table.schema)];
         let projection = match scan.projection.as_deref() {
-            Some([]) if !table.schema.fields().is_empty() => Some([0].as_slice()),
+            Some([]) if !table.schema.fields().is_empty() => Some(narrowest.as_slice()),
             other => other,
         };
         let schema = match projection {
             Some(columns) => Arc::new(table.schema.project(columns)?),
             None => SchemaRef::clone(&table.schema),
         };
-        let few = scan.fetch.is_some_and(|rows| rows <= ONE_READER_ROWS);
+        // A filter may leave few of many.
+        let few = predicate.is_none() && scan.fetch.is_some_and(|rows| rows <= ONE_READER_ROWS);
         let reading = match self.stops_early {
             _ if few => Reading::Few,
             true => Reading::Until,
             false => Reading::Whole,
         };
-        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, reading)?;
+        let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, predicate, reading)?;
         Ok(Flow { node, schema, ordered: true, single: few })
     }
 
@@ -203,6 +265,12 @@ impl Planner {
         self.graph.set_partitions(node, Partitions::Fixed(1));
         Flow { node, schema, ordered: true, single: true }
     }
+}
+
+/// The column whose values take the fewest bytes.
+fn narrowest(schema: &Schema) -> usize {
+    let widths = schema.fields().iter().map(|field| value_bytes(field.data_type())).enumerate();
+    widths.min_by(|(_, one), (_, other)| one.total_cmp(other)).map_or(0, |(index, _)| index)
 }
 
 /// One row without columns: what a constant is evaluated on.

@@ -315,7 +315,9 @@ impl Buckets {
             if let Some(origin) = origin.filter(|origin| one_group && origin.one_group) {
                 // More bits would not part it. It had its memory for itself; others may have had the rest of
                 // the worker's, so it is tried again, but not for ever.
-                let needed = 2 * frames.iter().map(|frame| frame.memory_bytes).sum::<usize>();
+                // The state, and its copy or the result beside it.
+                let states: usize = frames.iter().map(|frame| frame.memory_bytes).sum();
+                let needed = self.home.aggregate.row_floor(states).min(8 * states);
                 attempts = origin.attempts + 1;
                 used_bits = self.used_bits;
                 if needed > self.home.memory.most() || attempts > ATTEMPTS {
@@ -353,12 +355,15 @@ impl Buckets {
     }
 }
 
+/// The error of a row or value for which `needed` bytes are needed at once.
 pub(crate) fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
     let available = memory.most();
+    // A plan leaves half of a limit to float. The value goes on to others, who hold it, too.
+    let floors = memory.pool().limit().saturating_sub(available);
     OperatorError::RowTooLarge {
         needed_bytes: needed,
         available_bytes: available,
-        sufficient_limit_bytes: memory.pool().limit() + needed.saturating_sub(available) + needed / 4,
+        sufficient_limit_bytes: (memory.pool().limit() / 4 * 5).max(2 * (needed + floors) + needed / 2),
     }
 }
 

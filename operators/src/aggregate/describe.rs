@@ -176,6 +176,19 @@ impl Aggregate {
         (384 * group).min((64 << 10).max(8 * group))
     }
 
+    /// Whether states may be lists or texts of all rows of a group.
+    pub(crate) fn has_lists(&self) -> bool {
+        let text = |state: &DataType| state.is_string() || matches!(state, DataType::List(_) | DataType::LargeList(_));
+        self.functions.iter().any(|function| function.state_types.first().is_some_and(text))
+    }
+
+    /// Bytes that it takes to merge one row of keys and states of `row_bytes`, copied once.
+    pub(crate) fn row_floor(&self, row_bytes: usize) -> usize {
+        let percent = self.functions.iter().map(|function| function.unsaid.percent).max().unwrap_or(100);
+        // What `Table::growth` says of it, twice.
+        if self.has_lists() { 2 * row_bytes * (4 * percent / 100 + 2) } else { 2 * row_bytes }
+    }
+
     /// Refuses an input of other types than planned for.
     pub(crate) fn check_input(&self, found: &Schema, partial: bool) -> Result<()> {
         let expected = if partial { &self.input_schema } else { &self.state_schema };
@@ -300,7 +313,8 @@ impl Function {
         let arguments =
             self.arguments.iter().map(|argument| evaluate(argument.as_ref(), batch)).collect::<Result<_>>()?;
         let filter = self.filter.as_ref().map(|filter| evaluate_mask(filter.as_ref(), batch)).transpose()?;
-        Ok((arguments, filter))
+        // Accumulators are slower with a mask, even one that leaves nothing out.
+        Ok((arguments, filter.filter(|mask| mask.null_count() > 0 || mask.has_false())))
     }
 
     pub(crate) fn state_columns(&self) -> usize {

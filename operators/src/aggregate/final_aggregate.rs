@@ -55,7 +55,8 @@ impl OperatorSpec for FinalAggregate {
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A table for each bucket with a few groups, one of them twice; a row as large as a batch in its
         // frame, in the table and in the table's copy.
-        (192 << 10) + self.aggregate.small_table_bytes() + 2 * frame_bytes(batch_bytes) + 2 * batch_bytes
+        let row = self.aggregate.row_floor(batch_bytes);
+        (192 << 10) + self.aggregate.small_table_bytes() + 2 * frame_bytes(batch_bytes) + row
     }
 
     fn detail(&self) -> String {

@@ -11,6 +11,7 @@
 mod buckets;
 mod describe;
 mod final_aggregate;
+mod grouping_sets;
 mod keys;
 mod partial_aggregate;
 mod per_group;
@@ -19,7 +20,10 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buckets::row_too_large;
 pub use describe::Aggregate;
+pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;
+pub use grouping_sets::GroupingSets;
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::{Account, Reservation};
-use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
+use aqueduct_runtime::{Operator, OperatorContext, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_expr::GroupsAccumulator;
 
-use super::buckets::{own, piece_rows};
+use super::buckets::{own, piece_rows, row_too_large};
 use super::describe::Aggregate;
 use super::table::{Arguments, Emitted, Table, bytes_of};
 use crate::expression::failed;
@@ -61,7 +61,7 @@ impl OperatorSpec for PartialAggregate {
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A table of some hundred groups and its copy; keys of one batch.
-        (128 << 10) + 2 * self.aggregate.small_table_bytes() + batch_bytes
+        (128 << 10) + 2 * self.aggregate.small_table_bytes() + self.aggregate.row_floor(batch_bytes / 2)
     }
 
     fn detail(&self) -> String {
@@ -126,10 +126,13 @@ impl PartialInstance {
         } else {
             None
         };
+        // What this half takes the other cannot have, and it is the other that has to spill for want of it.
+        let table_bytes = TABLE_BYTES.min((context.memory.floor() + context.memory.pool().limit() / 32) / 2);
+        // Lists do not become smaller here, and one of them goes on as one row.
+        let one_row = context.batch_bytes.max(aggregate.small_table_bytes());
         Ok(Self {
             table: Table::new(&aggregate, true)?,
-            // What this half takes the other cannot have, and it is the other that has to spill for want of it.
-            table_bytes: TABLE_BYTES.min((context.memory.floor() + context.memory.pool().limit() / 32) / 2),
+            table_bytes: if aggregate.has_lists() { table_bytes.min(one_row) } else { table_bytes },
             table_rows: 0,
             held: context.memory.reservation(),
             memory: context.memory,
@@ -183,11 +186,7 @@ impl PartialInstance {
             } else if self.table_rows > 0 {
                 self.flush()?;
             } else {
-                return Err(OperatorError::RowTooLarge {
-                    needed_bytes: 2 * grown,
-                    available_bytes: self.memory.room() + self.memory.held(),
-                    sufficient_limit_bytes: self.memory.pool().limit() + 2 * grown,
-                });
+                return Err(row_too_large(&self.memory, 2 * grown));
             }
             return Ok(Some(input));
         }

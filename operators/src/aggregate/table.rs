@@ -113,7 +113,7 @@ impl Table {
     /// Bytes of raw values that the states may keep.
     pub(crate) fn kept_arguments(&self, arguments: &[Arguments]) -> usize {
         let growing = self.states.iter().zip(arguments).filter(|(state, _)| state.grows);
-        growing.map(|(_, (values, _))| bytes_of(values)).sum()
+        growing.map(|(state, (values, _))| bytes_of(values) * state.unsaid.percent / 100).sum()
     }
 
     /// Bytes of states that the states of this table may keep.
@@ -124,7 +124,7 @@ impl Table {
             let (values, others) = rest.split_at(state.columns);
             rest = others;
             if state.grows {
-                kept += bytes_of(values);
+                kept += bytes_of(values) * state.unsaid.percent / 100;
             }
         }
         kept

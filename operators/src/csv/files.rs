@@ -9,6 +9,8 @@ use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::{OperatorError, Result};
 use flate2::bufread::MultiGzDecoder;
 
+use crate::paths;
+
 /// Bytes of compressed input that are read at once.
 const INPUT_BYTES: usize = 64 * 1024;
 
@@ -188,32 +190,9 @@ pub(crate) fn read_full(text: &mut dyn Read, buffer: &mut [u8]) -> io::Result<us
     Ok(filled)
 }
 
-/// The files that paths and patterns name: a pattern's in the order of their names.
+/// The files that paths and patterns name, looked at.
 pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<File>> {
-    let mut files = vec![];
-    for path in paths {
-        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists());
-        let Some(pattern) = pattern else {
-            files.push(File::open(path.clone())?);
-            continue;
-        };
-        let found = glob::glob(pattern).map_err(|e| OperatorError::new(format!("pattern `{pattern}`: {e}")))?;
-        let mut found = found
-            .map(|entry| entry.map_err(|e| OperatorError::io("listing", e.path().to_path_buf(), e.into())))
-            .filter(|entry| !entry.as_ref().is_ok_and(|path: &PathBuf| path.is_dir()))
-            .collect::<Result<Vec<_>>>()?;
-        if found.is_empty() {
-            return Err(OperatorError::new(format!("no file matches `{pattern}`")));
-        }
-        found.sort();
-        for path in found {
-            files.push(File::open(path)?);
-        }
-    }
-    if files.is_empty() {
-        return Err(OperatorError::new("a CSV source needs at least one file"));
-    }
-    Ok(files)
+    paths::find(paths)?.into_iter().map(File::open).collect()
 }
 
 /// The name that errors and splits use.

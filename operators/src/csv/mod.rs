@@ -34,3 +34,6 @@ pub use error::CsvError;
 pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;
+
+pub(crate) use plain::{blocked, poll};
+pub(crate) use scan::too_large;

@@ -3,11 +3,10 @@
 //! Until the commit the target is as it was; after an abort nothing is left. Rows are encoded in the step,
 //! one buffer at a time, while an I/O thread writes the buffer before it.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::Pending;
@@ -16,11 +15,10 @@ use aqueduct_runtime::sink::{CloseStep, Receipt, SinkContext, SinkStep};
 use aqueduct_runtime::{OperatorError, Result, Sink, SinkSpec};
 use arrow::record_batch::RecordBatch;
 use arrow_csv::WriterBuilder;
-use parking_lot::Mutex;
-use tempfile::NamedTempFile;
 
 use super::plain::poll;
 use super::scan::too_large;
+use crate::target::{Begun, Target};
 
 /// Bytes of text that are written at once, about.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -33,17 +31,15 @@ const VALUE_BYTES: usize = 40;
 /// An existing file is replaced at commit, by a rename, and until then it is as it was.
 #[derive(Debug)]
 pub struct CsvSink {
-    path: PathBuf,
+    target: Target,
     header: bool,
     delimiter: u8,
-    /// Files that were begun and neither committed nor removed.
-    begun: Mutex<Vec<(PathBuf, Weak<()>)>>,
 }
 
 impl CsvSink {
     /// A sink that writes to `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), header: true, delimiter: b',', begun: Mutex::default() }
+        Self { target: Target::new(path), header: true, delimiter: b',' }
     }
 
     /// Whether the first line names the columns; it does unless this says otherwise.
@@ -60,45 +56,23 @@ impl CsvSink {
 
     /// The file that will be there.
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn failed(&self, error: std::io::Error) -> OperatorError {
-        OperatorError::io("writing", &self.path, error)
+        self.target.path()
     }
 
     /// Begins the temporary file.
     fn create(&self, context: SinkContext) -> Result<CsvFile> {
-        if context.partitions > 1 {
-            return Err(OperatorError::new(format!(
-                "{} is one file and cannot be written by {} partitions: gather them before the sink",
-                self.path.display(),
-                context.partitions
-            )));
-        }
-        let name = self.path.file_name().filter(|_| !self.path.is_dir());
-        let Some(name) = name else {
-            return Err(OperatorError::new(format!("{} does not name a file", self.path.display())));
-        };
-        let prefix = format!(".{}.tmp-", name.to_string_lossy());
-        // As permissive as a file that is simply created: the process's mask takes away from it.
-        let permissions = Permissions::from_mode(0o666);
-        let mut builder = tempfile::Builder::new();
-        let file = builder.prefix(&prefix).permissions(permissions).tempfile_in(self.folder());
-        let file = file.map_err(|error| self.failed(error))?;
-        let alive = Arc::new(());
-        self.begun.lock().push((file.path().to_path_buf(), Arc::downgrade(&alive)));
-        let handle = Arc::new(file.as_file().try_clone().map_err(|error| self.failed(error))?);
+        let file = self.target.begin(context.partitions)?;
+        let handle = Arc::new(file.handle().map_err(|error| self.target.failed(error))?);
         let mut reservation = context.memory.reservation();
         if !reservation.try_grow(2 * BUFFER_BYTES) {
             return Err(too_large(&context.memory, 2 * BUFFER_BYTES));
         }
         Ok(CsvFile {
-            path: self.path.clone(),
+            path: self.path().to_path_buf(),
             header: self.header,
             delimiter: self.delimiter,
             context,
-            file: Some((file, alive)),
+            file: Some(file),
             handle,
             buffer: Vec::with_capacity(BUFFER_BYTES),
             spare: Some(Vec::with_capacity(BUFFER_BYTES)),
@@ -110,15 +84,7 @@ impl CsvSink {
             closing: Closing::Open,
         })
     }
-
-    /// The folder that the file is in.
-    fn folder(&self) -> &Path {
-        self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-    }
 }
-
-/// A file that was begun, and what says that somebody holds it.
-type Begun = (NamedTempFile, Arc<()>);
 
 impl SinkSpec for CsvSink {
     fn name(&self) -> &str {
@@ -130,30 +96,11 @@ impl SinkSpec for CsvSink {
     }
 
     fn commit(&self, receipts: Vec<Receipt>) -> Result<()> {
-        for receipt in receipts {
-            let begun = receipt.payload.and_then(|payload| payload.downcast::<Begun>().ok());
-            let begun = begun.ok_or_else(|| OperatorError::new("a receipt is not that of a CSV file"))?;
-            let (file, _alive) = *begun;
-            file.persist(&self.path).map_err(|failed| self.failed(failed.error))?;
-        }
-        self.begun.lock().retain(|(_, alive)| alive.strong_count() > 0);
-        // The rename is on disk once the folder is; the file is there already, so a failure is no failed job.
-        if let Err(error) = File::open(self.folder()).and_then(|folder| folder.sync_all()) {
-            tracing::warn!(folder = %self.folder().display(), %error, "the folder of a written file cannot be synced");
-        }
-        Ok(())
+        self.target.commit(receipts)
     }
 
     fn abort(&self) {
-        // Another job may write through the same spec: only what no instance and no receipt holds is removed.
-        self.begun.lock().retain(|(path, alive)| {
-            let held = alive.strong_count() > 0;
-            if !held {
-                // It is gone already where the instance was dropped in order.
-                let _ = std::fs::remove_file(path);
-            }
-            held
-        });
+        self.target.abort();
     }
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
@@ -162,7 +109,7 @@ impl SinkSpec for CsvSink {
     }
 
     fn detail(&self) -> String {
-        self.path.display().to_string()
+        self.path().display().to_string()
     }
 }
 
@@ -347,6 +294,8 @@ impl Sink for CsvFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use aqueduct_runtime::io::Io;
     use aqueduct_runtime::memory::MemoryPool;
     use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray};

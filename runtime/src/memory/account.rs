@@ -75,6 +75,11 @@ impl Account {
         self.floor() + self.pool().limit().saturating_sub(floors)
     }
 
+    /// Asks whoever holds most beyond its floor to give `bytes` back at its next step. Waits for nothing.
+    pub fn ask(&self, bytes: usize) {
+        self.pool().reclaim(bytes);
+    }
+
     /// An empty reservation to grow later.
     pub fn reservation(&self) -> Reservation {
         Reservation { account: self.clone(), bytes: 0 }
@@ -254,6 +259,22 @@ impl Reservation {
         let bytes = bytes.min(self.bytes);
         self.account.subtract(bytes);
         self.bytes -= bytes;
+    }
+
+    /// Takes `bytes` over from `other`, a reservation of the same account, and at most all of them.
+    pub fn take_over(&mut self, other: &mut Reservation, bytes: usize) {
+        debug_assert!(Arc::ptr_eq(&self.account.0, &other.account.0));
+        let bytes = bytes.min(other.bytes);
+        other.bytes -= bytes;
+        self.bytes += bytes;
+    }
+
+    /// Takes `bytes` out into a reservation of their own, at most all of them. What is held stays the same.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Reservation { account: self.account.clone(), bytes }
     }
 
     /// Holds what `other`, of the same account, holds as well.

@@ -59,18 +59,40 @@ fn a_buffer_counts_once_whoever_shares_it_and_moves_with_a_claim() {
     assert_eq!(pool.charged(), 0);
 }
 
+/// Counts how often it was woken.
+struct Count(AtomicUsize);
+
+impl std::task::Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn waker() -> (Arc<Count>, Waker) {
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    (Arc::clone(&count), Waker::from(count))
+}
+
+#[test]
+fn a_waiter_whose_bytes_do_not_fit_holds_up_none_whose_bytes_do() {
+    let pool = MemoryPool::new(1000);
+    let account = pool.account("holder");
+    let (rest, piece) = (account.try_reserve(800).expect("fits"), account.try_reserve(200).expect("fits"));
+    let [large, small, behind] = [waker(), waker(), waker()];
+    pool.wait(500, &large.1);
+    pool.wait(150, &small.1);
+    pool.wait(100, &behind.1);
+    let woken = || [&large, &small, &behind].map(|(count, _)| count.0.load(SeqCst));
+    assert_eq!(woken(), [0, 0, 0]);
+    drop(piece);
+    // 200 are free: enough for the second, and not for the third as well.
+    assert_eq!(woken(), [0, 1, 0]);
+    drop(rest);
+    assert_eq!(woken(), [1, 1, 1]);
+}
+
 #[test]
 fn the_largest_holder_is_asked_and_a_waiter_is_woken_when_it_gives_back() {
-    struct Count(AtomicUsize);
-    impl std::task::Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, SeqCst);
-        }
-    }
-    let waker = || {
-        let count = Arc::new(Count(AtomicUsize::new(0)));
-        (Arc::clone(&count), Waker::from(count))
-    };
     let pool = MemoryPool::new(1000);
     let (small, large) = (pool.account("small"), pool.account("large"));
     let (asked_small, small_waker) = waker();

@@ -86,8 +86,8 @@ impl SpillFile {
         Self { inner: Arc::new(FileInner { space, schema, path, handle, state: Mutex::default() }), bytes: 0 }
     }
 
-    /// Encodes `batch` now and hands the frame to an I/O thread. A failed write is reported by the next
-    /// call on this file or by the task.
+    /// Encodes `batch` now and hands the frame to an I/O thread, or writes it where too many wait for one already.
+    /// A failed write is reported by this call, the next one on this file, or the task.
     ///
     /// # Errors
     ///
@@ -100,13 +100,17 @@ impl SpillFile {
         let bytes = frame::encode(batch, &inner.schema, inner.space.compression())?;
         let (length, charged_bytes) = (bytes.len() as u64, bytes.capacity());
         inner.space.take(length)?;
-        inner.space.queue(charged_bytes);
+        let queued = inner.space.queue(charged_bytes);
         let frame = Arc::new(QueuedFrame { bytes: Buffer::from_vec(bytes), charged_bytes, space: inner.space.clone() });
         let offset = self.bytes;
         self.bytes += length;
-        inner.state.lock().queued.insert(offset, frame);
-        let file = Arc::clone(inner);
-        inner.space.io().submit(move || file.write(offset));
+        if queued {
+            inner.state.lock().queued.insert(offset, frame);
+            let file = Arc::clone(inner);
+            inner.space.io().submit(move || file.write(offset));
+        } else {
+            inner.write_frame(&frame, offset)?;
+        }
         Ok(SpilledBatch { offset, length, rows: batch.num_rows(), memory_bytes: batch_bytes(batch) })
     }
 

@@ -180,10 +180,19 @@ impl SpillSpace {
         self.inner.live_bytes.fetch_sub(bytes, Relaxed);
     }
 
-    fn queue(&self, bytes: usize) {
+    /// Charges a frame of `bytes`. `false` if it is not to wait in the queue, which has no room for it: whoever made
+    /// it writes it, out of the quarter of the workspace that is left for that.
+    fn queue(&self, bytes: usize) -> bool {
         let mut queue = self.inner.queue.lock();
-        let queued = queue.reservation.bytes();
-        queue.reservation.set(queued + bytes);
+        let (queued, rest) = (queue.reservation.bytes() + bytes, self.inner.floor_bytes / 4);
+        if queued + rest > self.inner.floor_bytes {
+            let available = queue.reservation.account().pool().available();
+            if available >= bytes.saturating_add(rest) && queue.reservation.try_grow(bytes) {
+                return true;
+            }
+        }
+        queue.reservation.set(queued);
+        queued + rest <= self.inner.floor_bytes
     }
 
     fn unqueue(&self, bytes: usize) {

@@ -32,6 +32,8 @@ pub struct SpillingVec {
     memory_end: usize,
     file: Option<SpillFile>,
     rows: usize,
+    /// Bytes of the batches in memory.
+    memory_bytes: usize,
     /// Arrays' own structures, and the places.
     overhead: Reservation,
 }
@@ -55,8 +57,15 @@ impl SpillingVec {
             memory_end: 0,
             file: None,
             rows: 0,
+            memory_bytes: 0,
             overhead: account.reservation(),
         }
+    }
+
+    /// Writes no pieces larger than `bytes`, but for single rows: what reading one of them takes is then known.
+    #[must_use]
+    pub fn with_piece_bytes(self, bytes: usize) -> Self {
+        Self { piece_bytes: bytes.clamp(1, PIECE_BYTES), ..self }
     }
 
     /// Bytes that it takes to work with all batches spilled: one that is read and one that was given out.
@@ -75,8 +84,7 @@ impl SpillingVec {
             let place_bytes = size_of::<Place>();
             loop {
                 if let Some(estimate) = self.account.try_reserve(kept_bytes(&piece) + place_bytes) {
-                    drop(estimate);
-                    self.keep(piece);
+                    self.keep(piece, estimate);
                     return Ok(());
                 }
                 if self.write_newest(0, COALESCED_BYTES)? == 0 {
@@ -90,12 +98,14 @@ impl SpillingVec {
         })
     }
 
-    fn keep(&mut self, batch: RecordBatch) {
-        let held = self.account.held();
-        self.account.claim(&batch);
-        let buffers = self.account.held().saturating_sub(held);
-        let overhead_bytes = kept_bytes(&batch).saturating_sub(buffers);
-        self.overhead.set(self.overhead.bytes() + overhead_bytes + size_of::<Place>());
+    /// Keeps `batch` in memory, for which `estimate` was reserved.
+    fn keep(&mut self, batch: RecordBatch, mut estimate: Reservation) {
+        self.memory_bytes += batch_bytes(&batch);
+        self.account.claim_from(&batch, &mut estimate);
+        self.memory_bytes += batch_bytes(&batch);
+        // What the buffers have left of it is for what holds them.
+        let overhead_bytes = estimate.bytes().saturating_sub(size_of::<Place>());
+        self.overhead.take_over(&mut estimate, overhead_bytes + size_of::<Place>());
         self.places.push(Place::Memory { batch, overhead_bytes });
         self.memory_end = self.places.len();
     }
@@ -110,6 +120,16 @@ impl SpillingVec {
         self.rows == 0
     }
 
+    /// Bytes of the rows that are in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Whether any of it is or was on disk.
+    pub fn is_spilled(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Schema of the batches.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
@@ -117,7 +137,7 @@ impl SpillingVec {
 
     /// A reader that can be rewound, and keeps everything until it is dropped.
     pub fn into_reader(self) -> SpillingVecReader {
-        SpillingVecReader { vec: self, at: 0, keeps: true, reading: VecDeque::new(), next_read: 0 }
+        SpillingVecReader { vec: self, at: 0, keeps: true, ahead: READ_AHEAD, reading: VecDeque::new(), next_read: 0 }
     }
 
     /// A reader that lets go of each batch as it gives it out.
@@ -168,6 +188,7 @@ impl SpillingVec {
         for place in &mut self.places[first..=last] {
             if let Place::Memory { batch, overhead_bytes } = std::mem::replace(place, Place::Taken) {
                 self.overhead.shrink(overhead_bytes);
+                self.memory_bytes = self.memory_bytes.saturating_sub(batch_bytes(&batch));
                 batches.push(batch);
             }
         }
@@ -197,6 +218,8 @@ pub struct SpillingVecReader {
     vec: SpillingVec,
     at: usize,
     keeps: bool,
+    /// Batches that are read before they are asked for.
+    ahead: usize,
     /// Reads under way, in order.
     reading: VecDeque<(Fetch, Reservation)>,
     /// The place after the last one that was read or is being read.
@@ -227,6 +250,7 @@ impl SpillingVecReader {
                     return Ok(Next::End);
                 };
                 self.vec.overhead.shrink(overhead_bytes);
+                self.vec.memory_bytes = self.vec.memory_bytes.saturating_sub(batch_bytes(&batch));
                 self.at += 1;
                 self.read_ahead()?;
                 Ok(Next::Batch(batch))
@@ -249,6 +273,17 @@ impl SpillingVecReader {
         }
     }
 
+    /// Reads nothing before it is asked for, where the memory that it took would be missing elsewhere.
+    #[must_use]
+    pub fn without_read_ahead(self) -> Self {
+        Self { ahead: 0, ..self }
+    }
+
+    /// Whether the next batch is being read, and has its memory.
+    pub fn is_reading(&self) -> bool {
+        !self.reading.is_empty()
+    }
+
     /// Starts again from the first batch.
     ///
     /// # Panics
@@ -263,6 +298,11 @@ impl SpillingVecReader {
     /// Rows of the vector.
     pub fn rows(&self) -> usize {
         self.vec.rows
+    }
+
+    /// Bytes of the rows that are in memory, those given out by a reader that keeps them included.
+    pub fn memory_bytes(&self) -> usize {
+        self.vec.memory_bytes
     }
 
     /// As [`SpillingVec::spill`].
@@ -284,7 +324,7 @@ impl SpillingVecReader {
 
     fn read_ahead(&mut self) -> Result<()> {
         self.next_read = self.next_read.max(self.at);
-        while self.reading.len() <= READ_AHEAD
+        while self.reading.len() <= self.ahead
             && let Some(place) = self.vec.places.get(self.next_read)
         {
             if let (Place::Disk(place), Some(file)) = (place, &self.vec.file) {

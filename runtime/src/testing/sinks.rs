@@ -31,7 +31,7 @@ pub enum SinkMoment {
     Write(u64),
     /// When its input has ended.
     Close,
-    /// When the result is to exist. Cannot block.
+    /// When the result is to exist.
     Commit,
 }
 
@@ -91,7 +91,10 @@ impl SinkSpec for CountingSink {
     }
 
     fn commit(&self, receipts: Vec<Receipt>) -> Result<()> {
-        self.strike_at_once(SinkMoment::Commit)?;
+        while let Some(ticket) = self.ticket_at(SinkMoment::Commit)? {
+            // A commit has a thread of its own and may take its time.
+            ticket.wait();
+        }
         let rows: u64 = receipts.iter().map(|receipt| receipt.rows).sum();
         self.written.change(|state| {
             state.commits += 1;

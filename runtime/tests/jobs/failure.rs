@@ -144,6 +144,25 @@ fn a_cancelled_job_and_a_dropped_one_end_soon_and_free_every_reservation() {
 }
 
 #[test]
+fn all_jobs_of_a_cluster_can_be_cancelled_and_it_goes_on() {
+    within_a_minute(|| {
+        let cluster = cluster(2, 64 * MIB);
+        let jobs = [endless_job(&cluster), endless_job(&cluster)];
+        let start = Instant::now();
+        cluster.cancel_jobs();
+        for job in jobs {
+            let error = job.wait().expect_err("it was cancelled");
+            assert!(matches!(error, ExecutionError::Cancelled), "{error}");
+        }
+        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+        assert_clean(&cluster);
+        let job = endless_job(&cluster);
+        job.cancel();
+        job.wait().expect_err("it was cancelled");
+    });
+}
+
+#[test]
 fn a_cancel_in_a_long_step_takes_effect_when_the_step_ends() {
     within_a_minute(|| {
         let cluster = cluster(2, 64 * MIB);

@@ -4,6 +4,8 @@ mod backpressure;
 mod diamond;
 mod failure;
 mod flow;
+mod order;
+mod outcome;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;

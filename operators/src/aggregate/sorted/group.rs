@@ -9,7 +9,7 @@ use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::spill::SpillSpace;
 use aqueduct_runtime::state::{Next, SpillingVec, SpillingVecReader};
 use aqueduct_runtime::{OperatorError, Result};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, make_comparator};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, make_comparator, new_null_array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{SortOptions, cast, concat, filter};
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
@@ -45,15 +45,22 @@ pub(super) struct Group {
     dedupes: bool,
     /// The last value, where equal ones count once.
     last: Option<ArrayRef>,
+    /// Whether a null was given to functions of distinct values that take one.
+    null_seen: bool,
+    /// Whether a result has turned out too large: what it would need is still found out.
+    given_up: bool,
     held: Reservation,
 }
 
 struct Accumulating {
-    accumulator: Box<dyn Accumulator>,
-    /// Bytes and hundredths by which the state may grow without end; none if it does not.
+    /// None if its result is too large.
+    accumulator: Option<Box<dyn Accumulator>>,
+    /// Bytes for each hundred of a state that may grow without end, its result included; none if it does not.
     growth: Option<usize>,
+    /// What the accumulator said when last asked, and what it was given since and in all.
     measured: usize,
     since: usize,
+    given: usize,
 }
 
 #[derive(Default)]
@@ -74,10 +81,17 @@ impl Group {
         let accumulators = lane.functions.iter().map(|function| match &function.way {
             Way::Accumulate { expression, .. } => {
                 let described = &aggregate.functions()[function.index];
-                let grows = !function.distinct && described.grows();
-                let growth = grows.then(|| 2 * described.unsaid_size().percent);
+                let growth = match function {
+                    // A text doubles as it grows, and its result is a copy. A list is of slices, which are claimed.
+                    LaneFunction { lists: true, .. } if described.expression.fun().name() == "string_agg" => Some(300),
+                    LaneFunction { lists: true, .. } => Some(150),
+                    LaneFunction { distinct: false, .. } if described.grows() => {
+                        Some(2 * described.unsaid_size().percent)
+                    }
+                    _ => None,
+                };
                 let accumulator = expression.create_accumulator().map_err(failed)?;
-                Ok(Some(Accumulating { accumulator, growth, measured: 0, since: 0 }))
+                Ok(Some(Accumulating { accumulator: Some(accumulator), growth, measured: 0, since: 0, given: 0 }))
             }
             Way::Median(_) | Way::Percentile(_) => Ok(None),
         });
@@ -86,6 +100,8 @@ impl Group {
             values: [picks(false), picks(true)],
             dedupes: lane.functions.iter().any(|function| function.distinct),
             last: None,
+            null_seen: false,
+            given_up: false,
             held: home.memory.reservation(),
             home: home.clone(),
         })
@@ -94,14 +110,24 @@ impl Group {
     /// Takes in rows of the group; `open` says that more may follow. `keys` columns come before the argument.
     pub(super) fn feed(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize, open: bool) -> Result<()> {
         let argument = rows.column(keys);
-        let values = argument.slice(0, argument.len() - argument.logical_null_count());
+        let nulls = argument.logical_null_count();
+        let values = argument.slice(if lane.nulls_first() { nulls } else { 0 }, argument.len() - nulls);
         let distinct = if self.dedupes { self.unseen(&values)? } else { values.slice(0, 0) };
+        let null = if nulls > 0 && !std::mem::replace(&mut self.null_seen, true) {
+            Some(new_null_array(argument.data_type(), 1))
+        } else {
+            None
+        };
         for (function, accumulating) in lane.functions.iter().zip(&mut self.accumulators) {
             let (Way::Accumulate { arguments, mask, .. }, Some(accumulating)) = (&function.way, accumulating) else {
                 continue;
             };
             if function.distinct {
-                accumulating.update(std::slice::from_ref(&distinct))?;
+                let null = null.as_ref().filter(|_| function.nulls);
+                let (before, after) = if lane.nulls_first() { (null, None) } else { (None, null) };
+                for values in before.into_iter().chain([&distinct]).chain(after) {
+                    accumulating.update(std::slice::from_ref(values))?;
+                }
                 continue;
             }
             let mask = mask.map(|mask| rows.column(mask).as_boolean());
@@ -113,7 +139,6 @@ impl Group {
             });
             accumulating.update(&arguments.collect::<Result<Vec<_>>>()?)?;
         }
-        self.settle()?;
         for (kept, piece) in self.values.iter_mut().zip([values, distinct]) {
             if let Some(kept) = kept {
                 kept.add(&self.home, piece, open)?;
@@ -139,16 +164,35 @@ impl Group {
         Ok(filter(values, &BooleanArray::new(mask, None))?)
     }
 
-    /// Pays for accumulators that hold on to what they are given.
-    fn settle(&mut self) -> Result<()> {
+    /// Pays for accumulators that hold on to what they are given, and leaves the sort its room. What is missing, if
+    /// that is not to be had.
+    pub(super) fn settle(&mut self) -> Option<usize> {
         let needed = self.accumulators.iter().flatten().map(Accumulating::bytes).sum();
-        if needed > self.held.bytes() && !self.held.try_set(needed) {
-            self.spill(needed - self.held.bytes())?;
-            if !self.held.try_set(needed) {
-                return Err(row_too_large(&self.home.memory, needed));
-            }
+        if needed == 0 || self.given_up {
+            return None;
         }
-        Ok(())
+        if needed > self.held.bytes() && !self.held.try_set(needed) {
+            return Some(needed - self.held.bytes());
+        }
+        let room = self.home.memory.room();
+        (room < self.home.spare_bytes).then(|| self.home.spare_bytes - room)
+    }
+
+    /// Lets go of results that are too large. The rest of the group is only measured.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        for one in self.accumulators.iter_mut().flatten().filter(|one| one.growth.is_some()) {
+            one.accumulator = None;
+        }
+        self.held.shrink(usize::MAX);
+    }
+
+    /// The error of results that were too large.
+    fn too_large(&self) -> OperatorError {
+        let growing = self.accumulators.iter().flatten().filter(|one| one.growth.is_some());
+        // What was given and what is made of it, each once more on its way on.
+        let needed = growing.map(|one| 4 * one.given.max(one.measured)).sum::<usize>();
+        row_too_large(&self.home.memory, needed + self.home.spare_bytes)
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
@@ -160,7 +204,14 @@ impl Group {
     }
 
     /// Ends the group: what is still to be picked, after which [`Picking::results`] has its results.
+    ///
+    /// # Errors
+    ///
+    /// If a result was given up.
     pub(super) fn end(mut self, lane: &Lane, data_type: &DataType) -> Result<Picking> {
+        if self.given_up {
+            return Err(self.too_large());
+        }
         let picks = std::mem::take(&mut self.values).into_iter().enumerate().map(|(distinct, values)| {
             let values = values.unwrap_or_default();
             let functions = lane.functions.iter().filter(|function| function.distinct == (distinct == 1));
@@ -182,12 +233,17 @@ impl Group {
 
 impl Accumulating {
     fn update(&mut self, arguments: &[ArrayRef]) -> Result<()> {
-        self.accumulator.update_batch(arguments).map_err(failed)?;
+        if let Some(accumulator) = &mut self.accumulator {
+            accumulator.update_batch(arguments).map_err(failed)?;
+        }
         if self.growth.is_some() {
-            self.since += arguments.iter().map(array_bytes).sum::<usize>();
-            if self.since > self.measured / 2 {
+            let bytes = arguments.iter().map(array_bytes).sum::<usize>();
+            (self.since, self.given) = (self.since + bytes, self.given + bytes);
+            if self.since > self.measured / 2
+                && let Some(accumulator) = &self.accumulator
+            {
                 // May take time proportional to the state.
-                (self.measured, self.since) = (self.accumulator.size(), 0);
+                (self.measured, self.since) = (accumulator.size(), 0);
             }
         }
         Ok(())
@@ -195,7 +251,7 @@ impl Accumulating {
 
     /// Its state, and the result once more beside it.
     fn bytes(&self) -> usize {
-        self.growth.map_or(0, |percent| (self.measured + self.since) * percent / 100)
+        self.growth.map_or(0, |percent| (self.measured + self.since).max(self.given) * percent / 100)
     }
 }
 
@@ -290,6 +346,11 @@ impl Picks {
 }
 
 impl Picking {
+    /// What the accumulators hold, for their results.
+    pub(super) fn take_held(&mut self) -> Reservation {
+        std::mem::replace(&mut self.group.held, self.group.home.memory.reservation())
+    }
+
     /// Whether values are still to be read from where they were kept.
     pub(super) fn reads(&self) -> bool {
         self.picks.iter().any(|picks| picks.from.is_some())
@@ -319,7 +380,9 @@ impl Picking {
         let results = functions.map(|(function, accumulating)| {
             let picks = &self.picks[usize::from(function.distinct)];
             match (&function.way, accumulating) {
-                (Way::Accumulate { .. }, Some(accumulating)) => accumulating.accumulator.evaluate().map_err(failed),
+                (Way::Accumulate { .. }, Some(Accumulating { accumulator: Some(accumulator), .. })) => {
+                    accumulator.evaluate().map_err(failed)
+                }
                 (Way::Accumulate { expression, .. } | Way::Median(expression), _) => {
                     let mut accumulator = expression.create_accumulator().map_err(failed)?;
                     let middle = ranks(&function.way, picks.rows);

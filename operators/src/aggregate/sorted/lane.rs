@@ -23,6 +23,9 @@ use crate::expression::failed;
 /// Results that are kept as single values before they become an array.
 const SINGLE_VALUES: usize = 256;
 
+/// How often others are asked for memory, at a step each, before a result is too large.
+const ATTEMPTS: usize = 200;
+
 /// What a lane answers.
 pub(super) enum LaneStep {
     Batch(RecordBatch),
@@ -50,6 +53,10 @@ pub(super) struct Reader {
     /// Memory for reading a group's values back, given back while they are read.
     read_ahead: Reservation,
     read_bytes: usize,
+    /// Bytes that the group is short of.
+    short: Option<usize>,
+    /// How often they were asked for.
+    attempts: usize,
     ended: bool,
 }
 
@@ -62,6 +69,8 @@ struct Output {
     types: Vec<DataType>,
     groups: usize,
     bytes: usize,
+    /// What large results are paid with until they are emitted.
+    held: Vec<Reservation>,
     most_rows: usize,
     most_bytes: usize,
     ready: VecDeque<RecordBatch>,
@@ -88,6 +97,7 @@ impl Reader {
             types,
             groups: 0,
             bytes: 0,
+            held: Vec::new(),
             most_rows,
             most_bytes,
             ready: VecDeque::new(),
@@ -106,6 +116,8 @@ impl Reader {
             output,
             read_bytes: read_ahead.bytes(),
             read_ahead,
+            short: None,
+            attempts: 0,
             ended: false,
         }
     }
@@ -120,6 +132,9 @@ impl Reader {
                     return Ok(LaneStep::Blocked(ticket));
                 }
                 self.picked()?;
+            }
+            if self.short.is_some() {
+                return self.make_room();
             }
             if let Some(batch) = self.pending.take() {
                 self.take_in(batch)?;
@@ -145,6 +160,27 @@ impl Reader {
         }
     }
 
+    /// Finds room for what a group holds: from its values and the sort, then from other tasks.
+    fn make_room(&mut self) -> Result<LaneStep> {
+        let Some(missing) = self.short else { return Ok(LaneStep::Pause) };
+        if self.spill(missing.max(self.home.spare_bytes))? == 0 {
+            let Some(group) = &mut self.group else {
+                self.short = None;
+                return Ok(LaneStep::Pause);
+            };
+            self.attempts += 1;
+            if self.attempts > ATTEMPTS || self.home.memory.held() + missing > self.home.memory.most() {
+                group.give_up();
+            }
+            self.home.memory.ask(missing);
+        }
+        self.short = self.group.as_mut().and_then(Group::settle);
+        if self.short.is_none() {
+            self.attempts = 0;
+        }
+        Ok(LaneStep::Pause)
+    }
+
     fn lane(&self) -> &Lane {
         &self.layout.lanes[self.lane]
     }
@@ -166,8 +202,13 @@ impl Reader {
             start = if same { run_end(&within, 0, rows) } else { 0 };
             if start > 0 {
                 group.feed(&self.layout.lanes[self.lane], &batch.slice(0, start), self.keys, true)?;
+                self.short = group.settle();
             }
             if start == rows {
+                return Ok(());
+            }
+            if self.short.is_some() {
+                self.pending = Some(batch.slice(start, rows - start));
                 return Ok(());
             }
             self.end_group()?;
@@ -182,6 +223,9 @@ impl Reader {
             let mut group = Group::new(&self.home, self.lane(), &self.aggregate)?;
             starts.push(start as u32);
             group.feed(self.lane(), &batch.slice(start, end - start), self.keys, end == rows)?;
+            if end == rows {
+                self.short = group.settle();
+            }
             self.group = Some(group);
             if end < rows {
                 self.end_group()?;
@@ -207,10 +251,15 @@ impl Reader {
     fn picked(&mut self) -> Result<()> {
         let Some(mut picking) = self.picking.take() else { return Ok(()) };
         let results = picking.results(self.lane())?;
+        let held = picking.take_held();
         drop(picking);
-        // Nothing else has grown meanwhile.
-        self.read_ahead.set(self.read_bytes);
-        self.output.add(results)
+        // Others may have taken what was given back; with all of the sorter's rows on disk it is within the floor.
+        while !self.read_ahead.try_set(self.read_bytes) {
+            if self.sorter.spill(self.read_bytes)? == 0 {
+                self.read_ahead.set(self.read_bytes);
+            }
+        }
+        self.output.add(results, held)
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
@@ -263,8 +312,12 @@ impl Output {
         Ok(())
     }
 
-    fn add(&mut self, results: Vec<ScalarValue>) -> Result<()> {
+    fn add(&mut self, results: Vec<ScalarValue>, held: Reservation) -> Result<()> {
         self.groups += 1;
+        if held.bytes() > self.most_bytes / 4 {
+            self.bytes += held.bytes();
+            self.held.push(held);
+        }
         for (values, result) in self.values.iter_mut().zip(results) {
             values.push(result);
         }
@@ -309,8 +362,9 @@ impl Output {
         let most = (rows / batch_bytes(&batch).div_ceil(self.most_bytes.max(1)).max(1)).clamp(1, self.most_rows);
         for start in (0..rows).step_by(most) {
             let piece = batch.slice(start, most.min(rows - start));
-            self.ready.push_back(own(piece));
+            self.ready.push_back(if most == rows { piece } else { own(piece) });
         }
+        self.held.clear();
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 //! Aggregation of sorted rows: the same results, within a group that is larger than memory, too.
 
 use aqueduct_runtime::batch::copied;
-use arrow::array::{Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray, StringViewArray, UInt8Array};
+use arrow::array::{
+    BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int64Array, StringArray, StringViewArray,
+    UInt8Array,
+};
 use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, Field};
 use datafusion_functions_aggregate::array_agg::array_agg_udaf;
@@ -91,7 +94,11 @@ fn input(rows: i64) -> Vec<RecordBatch> {
     let single = nth(6, |row| row * 31 % 997).into_iter().map(|value| value.map(|value| value as f32 / 3.0));
     let decimals = nth(4, |row| row * 17 % 5001 - 2000).into_iter().map(|value| value.map(i128::from));
     let texts = nth(8, |row| row % 61).into_iter().map(|value| value.map(|value| format!("a longer text {value}")));
-    let columns: [(&str, ArrayRef); 8] = [
+    let texts: Vec<Option<String>> = texts.collect();
+    let bytes = texts.iter().cloned().map(|text: Option<String>| text.map(String::into_bytes));
+    let columns: [(&str, ArrayRef); 10] = [
+        ("b", Arc::new(BooleanArray::from_iter(nth(3, |row| row % 5).into_iter().map(|value| value.map(|v| v > 2))))),
+        ("x", Arc::new(BinaryArray::from_iter(bytes))),
         ("k", key),
         ("l", Arc::new(StringViewArray::from_iter_values((0..rows).map(|row| format!("g{}", row % 3))))),
         ("i", Arc::new(Int64Array::from(nth(7, |row| row * 31 % 211 - 100)))),
@@ -168,6 +175,9 @@ fn distinct_aggregates_of_several_arguments_and_others_are_those_of_datafusion()
         distinct(var_samp_udaf(), "f"),
         distinct(sum_udaf(), "n"),
         Call::new(avg_udaf(), vec![column("n")]),
+        distinct(count_udaf(), "b"),
+        distinct(count_udaf(), "x"),
+        distinct(count_udaf(), "l"),
     ];
     for group in GROUPS {
         check_sorted(group, &calls, &input);
@@ -189,6 +199,44 @@ fn lists_beside_a_median_are_sorted_by_what_they_say() {
     let expected = expected(&schema, &["k"], &calls, &input);
     let outcome = run_sorted(&aggregate, &input, &Run { floating_bytes: 1 << 24, ..SMALL });
     assert_same(&outcome, 1, &expected, 0.0);
+}
+
+#[test]
+fn ordered_and_distinct_lists_are_those_of_datafusion() {
+    let input = input(1200);
+    let schema = input[0].schema();
+    let column = |name: &str| col(name, &schema).expect("a column");
+    let by = |name: &str, descending, nulls_first| {
+        PhysicalSortExpr::new(column(name), SortOptions { descending, nulls_first })
+    };
+    let texts = || vec![column("t"), lit("; ")];
+    let large = binary(column("i"), datafusion_expr::Operator::Gt, lit(20i64), &schema).expect("a comparison");
+    let lists = |name: &str| Call::new(array_agg_udaf(), vec![column(name)]);
+    let calls = [
+        Call { distinct: true, order_by: vec![by("i", true, true)], ..lists("i") },
+        Call { distinct: true, order_by: vec![by("i", false, false)], ..lists("i") },
+        Call { distinct: true, order_by: vec![by("t", true, false)], ..Call::new(string_agg_udaf(), texts()) },
+        // No two rows of a key are equal in what is listed and in all that they are sorted by.
+        Call { order_by: vec![by("f", false, true), by("u", true, false), by("i", false, false)], ..lists("i") },
+        Call { order_by: vec![by("i", true, true)], filter: Some(large), ..lists("i") },
+        Call { order_by: vec![by("t", true, false)], ..Call::new(string_agg_udaf(), texts()) },
+        Call { distinct: true, ..Call::new(count_udaf(), vec![column("t")]) },
+        Call::new(max_udaf(), vec![column("u")]),
+    ];
+    // Rows of a key stay in their order where nothing asks for another.
+    let unordered = [lists("t"), Call::new(string_agg_udaf(), texts()), calls[7].clone()];
+    for group in GROUPS {
+        for calls in [&calls[..], &unordered] {
+            let aggregate = describe(&schema, group, calls).expect("can be computed");
+            let expected = expected(&schema, group, calls, &input);
+            for force_spill in [false, true] {
+                // Lists themselves have to fit.
+                let outcome = run_sorted(&aggregate, &input, &Run { floating_bytes: 1 << 24, force_spill, ..SMALL });
+                assert_same(&outcome, group.len(), &expected, 0.0);
+                assert_eq!(outcome.overruns, 0, "spilling {force_spill}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -245,13 +293,16 @@ fn integers_whose_sum_overflows_have_a_median() {
 #[test]
 fn packed_and_nested_columns_are_keys_and_distinct_values() {
     let input = input(2000).into_iter().map(|batch| {
-        let packed = cast(batch.column(7), &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)));
+        let packed = cast(
+            batch.column_by_name("t").expect("t"),
+            &DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
+        );
         let item = Arc::new(Field::new("item", DataType::Int64, true));
-        let nested = cast(batch.column(0), &DataType::List(item)).expect("lists of one");
+        let nested = cast(batch.column_by_name("k").expect("k"), &DataType::List(item)).expect("lists of one");
         RecordBatch::try_from_iter_with_nullable([
             ("k", nested, true),
             ("p", packed.expect("a dictionary"), true),
-            ("i", Arc::clone(batch.column(2)), true),
+            ("i", Arc::clone(batch.column_by_name("i").expect("i")), true),
         ])
         .expect("three columns")
     });
@@ -305,11 +356,8 @@ fn aggregates_of_bounded_state_are_not_sorted() {
     let input = input(10);
     let schema = input[0].schema();
     let column = |name: &str| col(name, &schema).expect("a column");
-    let calls = [
-        Call::new(sum_udaf(), vec![column("i")]),
-        Call { distinct: true, ..Call::new(max_udaf(), vec![column("i")]) },
-        Call::new(array_agg_udaf(), vec![column("i")]),
-    ];
+    let calls =
+        [Call::new(sum_udaf(), vec![column("i")]), Call { distinct: true, ..Call::new(max_udaf(), vec![column("i")]) }];
     let aggregate = describe(&schema, &["k"], &calls).expect("can be computed");
     assert!(SortedAggregate::try_new(aggregate).expect("fits").is_none());
 }

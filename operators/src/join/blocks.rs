@@ -1,0 +1,467 @@
+//! A bucket that does not fit in memory and that spreading does not part, because it is all of one key, or because the
+//! join has no keys: joined block by block.
+//!
+//! ```text
+//! build rows ─▶ as many as fit ─▶ table ◀─ all probe rows, again for each block
+//!                                           └─▶ which of them have had a match so far, from pass to pass
+//! ```
+//!
+//! A block can be given up while probe rows pass it: its rows go back behind the others, with a note of how many
+//! probe rows they have met.
+
+use std::collections::VecDeque;
+
+use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::io::Ticket;
+use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::state::{Next, SpillingVec, SpillingVecReader};
+use aqueduct_runtime::{Outbox, Result};
+use arrow::array::{Array, AsArray, BooleanArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use super::build_rows::give_build_rows;
+use super::cursor::Cursor;
+use super::level::{Home, Pair};
+use super::shape::Rows;
+use super::table::{Flags, Held, Tables};
+
+/// Rows of a block that are loaded whatever it takes.
+const FEW_ROWS: usize = 256;
+/// Flags that are written together.
+const FLAG_ROWS: usize = 64 << 10;
+
+/// Joins one pair block by block.
+pub(super) struct Blocks {
+    home: Home,
+    /// Build rows that are still to be loaded.
+    segments: VecDeque<Segment>,
+    /// The block.
+    tables: Tables,
+    probe: Option<SpillingVecReader>,
+    /// Which probe rows have had a match: as the pass before left it, and as this one does.
+    before: Option<FlagReader>,
+    now: Option<FlagWriter>,
+    /// For reading probe rows, while a block is loaded.
+    slack: Reservation,
+    state: State,
+    cursor: Option<Cursor>,
+    /// A batch of probe rows, and where its next slice starts.
+    current: Option<(RecordBatch, usize)>,
+    /// Probe rows of this pass that the block has met.
+    met: usize,
+    /// Probe rows that the block met before this pass.
+    skip: usize,
+    /// Bytes of rows that a block may have.
+    most_bytes: usize,
+    /// The probe side had rows, here or elsewhere.
+    has_probe_rows: bool,
+}
+
+struct Segment {
+    rows: SpillingVecReader,
+    /// Read, but not loaded.
+    rest: Option<RecordBatch>,
+    /// Probe rows that they have met.
+    met: usize,
+}
+
+enum State {
+    Loading(Option<Loading>),
+    Passing,
+    /// Build rows from this one on are emitted for themselves.
+    BuildRows(usize),
+    /// Probe rows are.
+    ProbeRows,
+    Done,
+}
+
+struct Loading {
+    pieces: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+    memory: Reservation,
+}
+
+/// How a step ended.
+pub(super) enum Progress {
+    More,
+    Blocked(Ticket),
+    Done,
+}
+
+impl Blocks {
+    pub(super) fn new(home: Home, pair: Pair, has_probe_rows: bool) -> Self {
+        let slack = home.memory.reservation();
+        let probe = pair.probe.filter(|probe| !probe.is_empty()).map(SpillingVec::into_reader);
+        let segments = [Segment { rows: pair.build.drain().without_read_ahead(), rest: None, met: 0 }].into();
+        Self {
+            home,
+            segments,
+            tables: Tables::new(0, 0),
+            probe,
+            before: None,
+            now: None,
+            slack,
+            state: State::Loading(None),
+            cursor: None,
+            current: None,
+            met: 0,
+            skip: 0,
+            most_bytes: usize::MAX,
+            has_probe_rows,
+        }
+    }
+
+    /// Whether it has to be known from pass to pass which probe rows have had a match.
+    fn records(&self) -> bool {
+        self.home.shape.probe_rows != Rows::None
+    }
+
+    /// Does a piece of work. `spill_others` frees what somebody else of this instance holds.
+    pub(super) fn step(
+        &mut self,
+        out: &mut Outbox,
+        spill_others: &mut dyn FnMut() -> Result<usize>,
+    ) -> Result<Progress> {
+        match self.state {
+            State::Loading(_) => self.load(spill_others),
+            State::Passing => self.pass(out, spill_others),
+            State::BuildRows(ref mut at) => {
+                let home = &self.home;
+                if give_build_rows(&home.shape, &self.tables, 0, at, home.limits, self.has_probe_rows, out)? {
+                    self.next_block();
+                }
+                Ok(Progress::More)
+            }
+            State::ProbeRows => self.probe_rows(out, spill_others),
+            State::Done => Ok(Progress::Done),
+        }
+    }
+
+    fn next_block(&mut self) {
+        self.tables = Tables::new(0, 0);
+        self.state = State::Loading(None);
+    }
+
+    fn load(&mut self, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Progress> {
+        let State::Loading(loading) = &mut self.state else { return Ok(Progress::More) };
+        let loading = match loading {
+            Some(loading) => loading,
+            none => {
+                // What a read of probe rows takes must be free whenever a block is whole.
+                self.slack.set(if self.probe.is_some() { self.home.fetch_bytes() } else { 0 });
+                let memory = self.home.memory.reservation();
+                none.insert(Loading { pieces: Vec::new(), rows: 0, bytes: 0, memory })
+            }
+        };
+        let Some(segment) = self.segments.front_mut() else {
+            self.slack.set(0);
+            if self.records() && self.probe.is_some() {
+                self.rewind();
+                self.state = State::ProbeRows;
+            } else {
+                self.state = State::Done;
+            }
+            return Ok(Progress::More);
+        };
+        let batch = match segment.rest.take() {
+            Some(rest) => rest,
+            None => match segment.rows.next()? {
+                Next::Batch(batch) => batch,
+                Next::Blocked(ticket) => return Ok(Progress::Blocked(ticket)),
+                Next::End => {
+                    self.skip = segment.met;
+                    self.segments.pop_front();
+                    return self.make_block();
+                }
+            },
+        };
+        let home = &self.home;
+        let need = |loading: &Loading, rows: usize, bytes: usize| {
+            let all = loading.bytes + bytes;
+            all + home.table_bytes(loading.rows + rows, all)
+        };
+        let (mut rows, bytes) = (batch.num_rows(), batch_bytes(&batch));
+        let mut fits = loading.bytes < self.most_bytes && loading.memory.try_set(need(loading, rows, bytes));
+        while !fits && loading.bytes < self.most_bytes && spill_others()? > 0 {
+            fits = loading.memory.try_set(need(loading, rows, bytes));
+        }
+        if !fits && loading.rows > 0 {
+            self.skip = segment.met;
+            segment.rest = Some(batch);
+            return self.make_block();
+        }
+        while !fits && rows > FEW_ROWS {
+            rows /= 2;
+            fits = loading.memory.try_set(need(loading, rows, bytes * rows / batch.num_rows()));
+        }
+        if rows < batch.num_rows() {
+            segment.rest = Some(compact(batch.slice(rows, batch.num_rows() - rows)));
+        }
+        let piece = batch.slice(0, rows);
+        drop(batch);
+        let bytes = batch_bytes(&piece);
+        // So few rows have their place in the floor.
+        loading.memory.set(need(loading, rows, bytes));
+        loading.rows += rows;
+        loading.bytes += bytes;
+        loading.pieces.push(piece);
+        Ok(Progress::More)
+    }
+
+    fn make_block(&mut self) -> Result<Progress> {
+        let State::Loading(Some(loading)) = std::mem::replace(&mut self.state, State::Loading(None)) else {
+            return Ok(Progress::More);
+        };
+        if loading.rows == 0 {
+            return Ok(Progress::More);
+        }
+        self.tables.list[0] = Held::Table(Box::new(self.home.table(loading.pieces, loading.memory)?));
+        self.slack.set(0);
+        self.state = State::Passing;
+        if self.probe.is_none() {
+            self.end_of_pass();
+        } else {
+            self.rewind();
+        }
+        Ok(Progress::More)
+    }
+
+    /// Starts to read probe rows from the first.
+    fn rewind(&mut self) {
+        if let Some(probe) = &mut self.probe {
+            probe.rewind();
+        }
+        self.met = 0;
+        self.before = self.now.take().map(FlagWriter::into_reader);
+    }
+
+    fn end_of_pass(&mut self) {
+        if self.home.shape.flags() && self.tables.table(0).is_some() {
+            self.state = State::BuildRows(0);
+        } else {
+            self.next_block();
+        }
+    }
+
+    /// The next slice of probe rows, or what else there is to say.
+    fn next_slice(&mut self, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Option<Next>> {
+        let slice_rows = self.home.slice_rows;
+        if let Some((batch, start)) = &mut self.current {
+            let rows = slice_rows.min(batch.num_rows() - *start);
+            let slice = batch.slice(*start, rows);
+            *start += rows;
+            if *start == batch.num_rows() {
+                self.current = None;
+            }
+            return Ok(Some(Next::Batch(slice)));
+        }
+        let Some(probe) = &mut self.probe else { return Ok(Some(Next::End)) };
+        while !probe.is_reading()
+            && self.home.memory.try_reserve(self.home.fetch_bytes()).is_none()
+            && spill_others()? > 0
+        {}
+        match probe.next()? {
+            Next::Batch(batch) if batch.num_rows() > 0 => {
+                self.current = Some((batch, 0));
+                Ok(None)
+            }
+            Next::Batch(_) => Ok(None),
+            other => Ok(Some(other)),
+        }
+    }
+
+    fn pass(&mut self, out: &mut Outbox, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Progress> {
+        let shape = &self.home.shape;
+        if let Some(cursor) = &mut self.cursor {
+            cursor.step(shape, &mut self.tables, self.home.limits, true, out)?;
+            if cursor.is_done() {
+                let matched = self.cursor.take().and_then(Cursor::into_matched);
+                if let (Some(now), Some(matched)) = (&mut self.now, matched) {
+                    now.push(&matched)?;
+                }
+            }
+            return Ok(Progress::More);
+        }
+        if self.records() {
+            // Its flags are read first: that may have to wait, and a slice is taken once.
+            if let Some(before) = &mut self.before
+                && let Some(ticket) = before.fill(self.home.slice_rows)?
+            {
+                return Ok(Progress::Blocked(ticket));
+            }
+            if self.now.is_none() {
+                self.now = Some(FlagWriter::new(&self.home));
+            }
+        }
+        let slice = match self.next_slice(spill_others)? {
+            None => return Ok(Progress::More),
+            Some(Next::Blocked(ticket)) => return Ok(Progress::Blocked(ticket)),
+            Some(Next::End) => {
+                self.end_of_pass();
+                return Ok(Progress::More);
+            }
+            Some(Next::Batch(slice)) => slice,
+        };
+        let rows = slice.num_rows();
+        let skipped = self.skip.saturating_sub(self.met).min(rows);
+        self.met += rows;
+        let matched = if self.records() {
+            self.before.as_mut().map_or_else(|| Flags::new(rows), |before| before.take(rows))
+        } else {
+            Flags::new(rows)
+        };
+        if skipped == rows || self.tables.table(0).is_none() {
+            if let Some(now) = &mut self.now {
+                now.push(&matched)?;
+            }
+            return Ok(Progress::More);
+        }
+        let home = &self.home;
+        let cursor = Cursor::recorded(&home.shape, &home.encoder, &self.tables, slice, matched, skipped)?;
+        self.cursor = Some(cursor);
+        Ok(Progress::More)
+    }
+
+    /// After the last block: the probe rows that are emitted for themselves.
+    fn probe_rows(&mut self, out: &mut Outbox, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Progress> {
+        if let Some(before) = &mut self.before
+            && let Some(ticket) = before.fill(self.home.slice_rows)?
+        {
+            return Ok(Progress::Blocked(ticket));
+        }
+        match self.next_slice(spill_others)? {
+            None => {}
+            Some(Next::Blocked(ticket)) => return Ok(Progress::Blocked(ticket)),
+            Some(Next::End) => self.state = State::Done,
+            Some(Next::Batch(slice)) => {
+                let rows = slice.num_rows();
+                let matched = self.before.as_mut().map_or_else(|| Flags::new(rows), |before| before.take(rows));
+                let home = &self.home;
+                let mut cursor = Cursor::by_matched(slice, matched);
+                cursor.step(&home.shape, &mut self.tables, home.limits, true, out)?;
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// Writes up to `bytes` to disk; what that freed.
+    pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
+        for segment in &mut self.segments {
+            let freed = segment.rows.spill(bytes)?;
+            if freed > 0 {
+                return Ok(freed);
+            }
+        }
+        if let Some(probe) = &mut self.probe {
+            let freed = probe.spill(bytes)?;
+            if freed > 0 {
+                return Ok(freed);
+            }
+        }
+        self.give_up(bytes)
+    }
+
+    /// Gives up the block, so that its memory can be had.
+    fn give_up(&mut self, bytes: usize) -> Result<usize> {
+        if !matches!(self.state, State::Passing) || self.cursor.is_some() {
+            return Ok(0);
+        }
+        let Held::Table(table) = std::mem::replace(&mut self.tables.list[0], Held::Nothing) else { return Ok(0) };
+        let held = self.home.memory.held();
+        // The next block is smaller, or the two would change places for ever.
+        self.most_bytes = (table.bytes / 2).max(self.home.frame_bytes);
+        let mut rows = self.home.vec(&self.home.shape.stored_schema);
+        for batch in self.home.rows_of(*table)? {
+            rows.push(batch)?;
+        }
+        rows.spill(bytes)?;
+        self.segments.push_back(Segment {
+            rows: rows.drain().without_read_ahead(),
+            rest: None,
+            met: self.met.max(self.skip),
+        });
+        if !self.records() {
+            self.current = None;
+            self.end_of_pass();
+        }
+        Ok(held.saturating_sub(self.home.memory.held()).max(1))
+    }
+}
+
+fn flag_schema() -> SchemaRef {
+    SchemaRef::new(Schema::new(vec![Field::new("matched", DataType::Boolean, false)]))
+}
+
+/// Writes a flag for each probe row.
+struct FlagWriter {
+    rows: SpillingVec,
+    waiting: Flags,
+}
+
+impl FlagWriter {
+    fn new(home: &Home) -> Self {
+        Self { rows: home.vec(&flag_schema()), waiting: Flags::default() }
+    }
+
+    fn push(&mut self, flags: &Flags) -> Result<()> {
+        self.waiting.extend(&flags.slice(0, flags.len()));
+        if self.waiting.len() >= FLAG_ROWS {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let flags = std::mem::take(&mut self.waiting);
+        if flags.len() > 0 {
+            let column = flags.slice(0, flags.len());
+            self.rows.push(RecordBatch::try_new(flag_schema(), vec![std::sync::Arc::new(column)])?)?;
+        }
+        Ok(())
+    }
+
+    fn into_reader(self) -> FlagReader {
+        FlagReader { rows: self.rows.drain(), last: Some(self.waiting), read: Vec::new() }
+    }
+}
+
+/// Reads them again, in the pieces that are asked for.
+struct FlagReader {
+    rows: SpillingVecReader,
+    /// What was not written behind the others.
+    last: Option<Flags>,
+    /// Read, and not taken yet.
+    read: Vec<BooleanArray>,
+}
+
+impl FlagReader {
+    /// Reads until `rows` can be taken, or there are no more; what to wait for, if it must.
+    fn fill(&mut self, rows: usize) -> Result<Option<Ticket>> {
+        while self.read.iter().map(Array::len).sum::<usize>() < rows && self.last.is_some() {
+            match self.rows.next()? {
+                Next::Batch(batch) => self.read.push(batch.column(0).as_boolean().clone()),
+                Next::Blocked(ticket) => return Ok(Some(ticket)),
+                Next::End => {
+                    let last = self.last.take().unwrap_or_default();
+                    self.read.push(last.slice(0, last.len()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, rows: usize) -> Flags {
+        let mut flags = Flags::default();
+        while flags.len() < rows && !self.read.is_empty() {
+            let first = self.read.remove(0);
+            let taken = first.len().min(rows - flags.len());
+            flags.extend(&first.slice(0, taken));
+            if taken < first.len() {
+                self.read.insert(0, first.slice(taken, first.len() - taken));
+            }
+        }
+        flags
+    }
+}

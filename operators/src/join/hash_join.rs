@@ -1,0 +1,120 @@
+//! The hash join: holds one side in hash tables, by bucket and on disk where memory is short, and streams the other
+//! past them.
+
+use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Result};
+use arrow::datatypes::SchemaRef;
+use datafusion_common::{JoinSide, JoinType, NullEquality};
+
+use super::instance::{Instance, min_memory};
+use super::shape::{Definition, allows_broadcast};
+use crate::expression::{Expression, same_types};
+
+/// Joins two inputs by equal keys. Port 0 is the left one, port 1 the right one.
+///
+/// Both are hashed by their keys, or the held side goes to every partition where [`HashJoin::allows_broadcast`], or
+/// both are gathered. Output columns are those of the left, then those of the right; a semi or anti join has those of
+/// its side, and a mark join has `mark` behind them.
+#[derive(Debug, Clone)]
+pub struct HashJoin {
+    definition: Definition,
+}
+
+impl HashJoin {
+    /// A join of rows of `left` and `right` whose columns `on` are equal, pair by pair. It holds the left side.
+    ///
+    /// # Errors
+    ///
+    /// When there are no keys, when a column is not there, or when the two columns of a pair differ in type.
+    pub fn try_new(
+        left: SchemaRef,
+        right: SchemaRef,
+        on: Vec<(usize, usize)>,
+        join_type: JoinType,
+        null_equality: NullEquality,
+    ) -> Result<Self> {
+        if on.is_empty() {
+            return Err(OperatorError::new("a hash join needs keys; without, it is a nested loop join"));
+        }
+        Ok(Self { definition: Definition::new(left, right, on, join_type, null_equality)? })
+    }
+
+    /// Has only pairs match for which `filter` is true too. Its columns count those of the left, then the right.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Expression) -> Self {
+        self.definition.filter = Some(filter);
+        self
+    }
+
+    /// Holds this side, best the smaller one, and streams the other.
+    #[must_use]
+    pub fn with_build(mut self, side: JoinSide) -> Self {
+        self.definition.build = side;
+        self
+    }
+
+    /// Emits only these of the output columns, in this order.
+    #[must_use]
+    pub fn with_output(mut self, columns: Vec<usize>) -> Self {
+        self.definition.output = Some(columns);
+        self
+    }
+
+    /// Makes an anti join a `not in`: a null among the other side's keys leaves no row, and a null key stays only if
+    /// the other side has no rows.
+    ///
+    /// The other side must be seen whole: broadcast it, or gather both.
+    #[must_use]
+    pub fn null_aware(mut self) -> Self {
+        self.definition.null_aware = true;
+        self
+    }
+
+    /// Whether the side that is held may be broadcast: not if it is emitted for itself, as the left is in a left join.
+    pub fn allows_broadcast(join_type: JoinType, build: JoinSide) -> bool {
+        allows_broadcast(join_type, build)
+    }
+
+    /// The columns that it emits.
+    ///
+    /// # Errors
+    ///
+    /// When filter, output columns or `not in` do not fit the join.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        Ok(self.definition.shape()?.output_schema)
+    }
+}
+
+impl OperatorSpec for HashJoin {
+    fn name(&self) -> &str {
+        "hash join"
+    }
+
+    fn inputs(&self) -> usize {
+        2
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        output_schema(&self.definition, inputs)
+    }
+
+    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(Instance::new(self.definition.shape()?, context)?))
+    }
+
+    fn min_memory(&self, batch_bytes: usize) -> usize {
+        min_memory(batch_bytes)
+    }
+
+    fn detail(&self) -> String {
+        self.definition.detail()
+    }
+}
+
+pub(super) fn output_schema(definition: &Definition, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+    for (expected, found) in definition.inputs.iter().zip(inputs) {
+        if !same_types(expected, found) {
+            return Err(OperatorError::new(format!("an input has {found} instead of {expected}")));
+        }
+    }
+    Ok(definition.shape()?.output_schema)
+}

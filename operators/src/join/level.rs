@@ -1,0 +1,512 @@
+//! Build rows spread over buckets by some bits of their hash, in memory as far as they fit, and probe rows that
+//! wait for the buckets that do not.
+//!
+//! ```text
+//! build rows ─▶ unspread, while they are few ─▶ buckets ─▶ tables          ◀─ probe rows
+//!                                                  └─────▶ disk, by bucket ◀─ probe rows of that bucket
+//! ```
+//!
+//! A bucket that is on disk is joined later, by itself, with its bits spread further (see `instance`). A bucket can go
+//! to disk at any moment: before its table is made, after, and while a batch of probe rows is on its way.
+
+use std::sync::Arc;
+
+use aqueduct_runtime::Result;
+use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::memory::{Account, Reservation};
+use aqueduct_runtime::spill::SpillSpace;
+use aqueduct_runtime::state::{Next, SpillingVec};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+
+use super::cursor::{Cursor, Limits, rows_of};
+use super::keys::KeyEncoder;
+use super::shape::Shape;
+use super::table::{Flags, Held, Table, Tables};
+
+/// Bits of the hash that one level uses up.
+const BITS: u32 = 4;
+/// Hash bits beyond which spreading is of no use any more.
+const MOST_BITS: u32 = 40;
+/// Build rows of more than this are spread over buckets. Tests get there, too.
+const UNSPREAD_BYTES: usize = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Most bytes of a chunk of larger tables.
+const CHUNK_BYTES: usize = 4 << 20;
+/// A bucket of fewer rows is not thought to be all of one key.
+const FEW_ROWS: usize = 64;
+/// How often rows that were not spread are loaded and must leave again.
+const ATTEMPTS: usize = 3;
+
+/// What all parts of one instance share.
+#[derive(Clone)]
+pub(super) struct Home {
+    pub(super) shape: Arc<Shape>,
+    pub(super) encoder: Arc<KeyEncoder>,
+    pub(super) memory: Account,
+    pub(super) spill: SpillSpace,
+    pub(super) limits: Limits,
+    /// Rows that are looked at together.
+    pub(super) slice_rows: usize,
+    /// Bytes of a frame on disk.
+    pub(super) frame_bytes: usize,
+}
+
+/// One level of buckets.
+pub(super) struct Level {
+    home: Home,
+    pub(super) tables: Tables,
+    buckets: Vec<Bucket>,
+    /// Rows that are not spread yet, each with what its structure takes.
+    unspread: Vec<(RecordBatch, Reservation)>,
+    unspread_bytes: usize,
+    rows: usize,
+    /// Buckets before this one are tables, or elsewhere.
+    sealed: usize,
+    /// Spreads rows that match nothing.
+    turn: usize,
+    attempts: usize,
+}
+
+#[derive(Default)]
+struct Bucket {
+    build: Option<SpillingVec>,
+    probe: Option<SpillingVec>,
+    rows: usize,
+    /// The hash of a row, and whether another row has another.
+    hash: Option<u64>,
+    several: bool,
+}
+
+/// A bucket on disk, and the probe rows that it has to meet.
+pub(super) struct Pair {
+    pub(super) build: SpillingVec,
+    pub(super) probe: Option<SpillingVec>,
+    pub(super) used_bits: u32,
+    /// Spreading it further would not part it.
+    pub(super) one_key: bool,
+    attempts: usize,
+}
+
+impl Home {
+    pub(super) fn vec(&self, schema: &SchemaRef) -> SpillingVec {
+        SpillingVec::new(&self.memory, &self.spill, Arc::clone(schema)).with_piece_bytes(self.frame_bytes)
+    }
+
+    /// Bytes that reading one frame takes: it may be on disk compressed, be decompressed, and be decoded.
+    pub(super) fn fetch_bytes(&self) -> usize {
+        3 * self.frame_bytes.max(self.limits.bytes) + (4 << 10)
+    }
+
+    /// Build rows as they are stored: with a flag that says whether they have had a match, if that matters.
+    pub(super) fn stored(&self, batch: &RecordBatch, matched: Option<BooleanArray>) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let mut columns = batch.columns().to_vec();
+        if self.shape.flags() {
+            let none = || BooleanArray::new(BooleanBuffer::new_unset(rows), None);
+            columns.push(Arc::new(matched.unwrap_or_else(none)));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.shape.stored_schema), columns, &options)?)
+    }
+
+    /// Bytes that a table over stored rows takes beside them.
+    pub(super) fn table_bytes(&self, rows: usize, bytes: usize) -> usize {
+        Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+    }
+
+    /// A table of `pieces`, stored rows that are claimed. `memory` is for a copy of them and for
+    /// [`Home::table_bytes`].
+    pub(super) fn table(&self, pieces: Vec<RecordBatch>, mut memory: Reservation) -> Result<Table> {
+        let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
+        let bytes: usize = pieces.iter().map(batch_bytes).sum();
+        let shift = if bytes <= UNSPREAD_BYTES {
+            32
+        } else {
+            let chunk_bytes = (bytes / 16).clamp(self.frame_bytes, CHUNK_BYTES);
+            (chunk_bytes * rows / bytes.max(1)).max(64).ilog2()
+        };
+        let chunk_rows = 1usize << shift;
+        let mut matched = Flags::default();
+        let columns: Vec<usize> = (0..self.shape.build_schema.fields().len()).collect();
+        let mut chunks = Vec::new();
+        let (mut waiting, mut waiting_rows) = (Vec::new(), 0);
+        let mut pieces = pieces.into_iter();
+        loop {
+            let piece = pieces.next();
+            let ended = piece.is_none();
+            if let Some(piece) = piece {
+                if self.shape.flags() {
+                    matched.extend(piece.column(columns.len()).as_boolean());
+                }
+                waiting_rows += piece.num_rows();
+                waiting.push(piece.project(&columns)?);
+            }
+            while waiting_rows >= chunk_rows || (ended && waiting_rows > 0) {
+                let mut taken = Vec::new();
+                let mut missing = chunk_rows.min(waiting_rows);
+                waiting_rows -= missing;
+                while missing > 0 {
+                    let rows = waiting[0].num_rows();
+                    if rows <= missing {
+                        taken.push(waiting.remove(0));
+                    } else {
+                        taken.push(waiting[0].slice(0, missing));
+                        waiting[0] = waiting[0].slice(missing, rows - missing);
+                    }
+                    missing -= rows.min(missing);
+                }
+                let chunk = match taken.as_slice() {
+                    [one] => compact(one.clone()),
+                    several => concat_batches(&self.shape.build_schema, several)?,
+                };
+                self.memory.claim_from(&chunk, &mut memory);
+                chunks.push(chunk);
+            }
+            if ended {
+                break;
+            }
+        }
+        Table::new(chunks, shift, &self.shape, &self.encoder, matched, memory)
+    }
+
+    /// The rows of a table as they are stored.
+    pub(super) fn rows_of(&self, table: Table) -> Result<Vec<RecordBatch>> {
+        let (chunks, matched) = table.into_rows();
+        let mut from = 0;
+        chunks
+            .into_iter()
+            .map(|chunk| {
+                let flags = self.shape.flags().then(|| matched.slice(from, chunk.num_rows()));
+                from += chunk.num_rows();
+                self.stored(&chunk, flags)
+            })
+            .collect()
+    }
+}
+
+impl Level {
+    /// A level that spreads by the bits behind the first `used_bits`.
+    pub(super) fn new(home: Home, used_bits: u32, attempts: usize) -> Self {
+        Self {
+            home,
+            tables: Tables::new(used_bits, 0),
+            buckets: vec![Bucket::default()],
+            unspread: Vec::new(),
+            unspread_bytes: 0,
+            rows: 0,
+            sealed: 0,
+            turn: 0,
+            attempts,
+        }
+    }
+
+    /// The level that a pair is joined by.
+    pub(super) fn below(home: Home, pair: &Pair) -> Self {
+        Self::new(home, pair.used_bits, pair.attempts)
+    }
+
+    fn is_spread(&self) -> bool {
+        self.tables.bits() > 0 || !self.home.encoder.has_keys()
+    }
+
+    /// Takes in stored build rows.
+    pub(super) fn insert(&mut self, batch: RecordBatch) -> Result<()> {
+        self.rows += batch.num_rows();
+        if !self.is_spread() {
+            let batch = compact(batch);
+            let bytes = batch_bytes(&batch);
+            if self.unspread_bytes + bytes <= UNSPREAD_BYTES
+                && let Some(mut memory) = self.home.memory.try_reserve(batch.get_array_memory_size())
+            {
+                self.home.memory.claim_from(&batch, &mut memory);
+                self.unspread_bytes += bytes;
+                self.unspread.push((batch, memory));
+                return Ok(());
+            }
+            self.spread()?;
+            return self.insert_spread(&batch);
+        }
+        if self.tables.bits() == 0 {
+            return self.push_build(0, batch);
+        }
+        self.insert_spread(&batch)
+    }
+
+    /// Starts to use buckets.
+    fn spread(&mut self) -> Result<()> {
+        self.tables = Tables::new(self.tables.used_bits(), BITS);
+        self.buckets.resize_with(1 << BITS, Bucket::default);
+        self.unspread_bytes = 0;
+        for (batch, memory) in std::mem::take(&mut self.unspread) {
+            self.insert_spread(&batch)?;
+            drop((batch, memory));
+        }
+        Ok(())
+    }
+
+    fn insert_spread(&mut self, batch: &RecordBatch) -> Result<()> {
+        for start in (0..batch.num_rows()).step_by(self.home.slice_rows) {
+            let rows = self.home.slice_rows.min(batch.num_rows() - start);
+            self.insert_slice(&batch.slice(start, rows))?;
+        }
+        Ok(())
+    }
+
+    fn insert_slice(&mut self, batch: &RecordBatch) -> Result<()> {
+        let shape = Arc::clone(&self.home.shape);
+        let rows = batch.num_rows();
+        let key_columns: Vec<_> = shape.build_keys.iter().map(|&key| Arc::clone(batch.column(key))).collect();
+        let keys = self.home.encoder.encode(&key_columns, rows)?;
+        let mut hashes = Vec::new();
+        keys.hash(&mut hashes);
+
+        // A counting sort: each row's bucket, where each bucket ends, then each row's place.
+        let absent = self.buckets.len();
+        let mut ends = vec![0u32; absent + 1];
+        let bucket_of: Vec<u8> = (0..rows)
+            .map(|row| {
+                let bucket = if keys.is_valid(row) {
+                    let bucket = self.tables.bucket(hashes[row]);
+                    let seen = &mut self.buckets[bucket];
+                    seen.several |= *seen.hash.get_or_insert(hashes[row]) != hashes[row];
+                    bucket
+                } else if shape.keeps_unmatchable() {
+                    self.turn = (self.turn + 1) % absent;
+                    self.turn
+                } else {
+                    absent
+                };
+                ends[bucket] += 1;
+                bucket as u8
+            })
+            .collect();
+        drop((keys, hashes));
+        let mut sum = 0;
+        for end in &mut ends {
+            sum += *end;
+            *end = sum - *end;
+        }
+        let mut order = vec![0u32; rows];
+        for (row, bucket) in bucket_of.iter().enumerate() {
+            let end = &mut ends[usize::from(*bucket)];
+            order[*end as usize] = row as u32;
+            *end += 1;
+        }
+        drop(bucket_of);
+        let order = UInt32Array::from(order);
+        let mut start = 0;
+        for (bucket, end) in ends[..absent].iter().enumerate() {
+            let length = *end as usize - std::mem::replace(&mut start, *end as usize);
+            if length == 0 {
+                continue;
+            }
+            let piece = if length == rows {
+                batch.clone()
+            } else {
+                let rows_of_bucket = order.slice(*end as usize - length, length);
+                let columns: Vec<ArrayRef> = batch
+                    .columns()
+                    .iter()
+                    .map(|column| take(column, &rows_of_bucket, None))
+                    .collect::<Result<_, _>>()?;
+                let options = RecordBatchOptions::new().with_row_count(Some(length));
+                RecordBatch::try_new_with_options(batch.schema(), columns, &options)?
+            };
+            self.push_build(bucket, piece)?;
+        }
+        Ok(())
+    }
+
+    fn push_build(&mut self, bucket: usize, batch: RecordBatch) -> Result<()> {
+        let batch = compact(batch);
+        self.make_room(kept_bytes(&batch), None)?;
+        let home = &self.home;
+        let bucket = &mut self.buckets[bucket];
+        bucket.rows += batch.num_rows();
+        bucket.build.get_or_insert_with(|| home.vec(&home.shape.stored_schema)).push(batch)
+    }
+
+    /// Spills until `bytes` are to be had, or nothing is left to spill.
+    fn make_room(&mut self, bytes: usize, mut cursor: Option<&mut Cursor>) -> Result<()> {
+        while self.home.memory.try_reserve(bytes).is_none() {
+            if self.spill_some(usize::MAX, cursor.as_deref_mut())? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the table of one bucket; `true` once all have one that can have one.
+    pub(super) fn seal(&mut self) -> Result<bool> {
+        if !self.is_spread() {
+            if self.unspread.is_empty() {
+                self.sealed = 1;
+                return Ok(true);
+            }
+            let rows: usize = self.unspread.iter().map(|(batch, _)| batch.num_rows()).sum();
+            let need = self.unspread_bytes + self.home.table_bytes(rows, self.unspread_bytes);
+            let Some(memory) = self.home.memory.try_reserve(need) else {
+                self.spread()?;
+                return Ok(false);
+            };
+            let (pieces, structures): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unspread).into_iter().unzip();
+            self.tables.list[0] = Held::Table(Box::new(self.home.table(pieces, memory)?));
+            drop(structures);
+            self.sealed = 1;
+            return Ok(true);
+        }
+        let Some(bucket) = self.buckets.get_mut(self.sealed) else { return Ok(true) };
+        let Some(build) = &mut bucket.build else {
+            self.sealed += 1;
+            return Ok(false);
+        };
+        let bytes = build.memory_bytes();
+        let need = bytes + self.home.table_bytes(bucket.rows, bytes);
+        let memory =
+            if build.is_spilled() || bucket.rows >= 1 << 31 { None } else { self.home.memory.try_reserve(need) };
+        let Some(memory) = memory else {
+            if build.is_spilled() || bucket.rows >= 1 << 31 {
+                self.tables.list[self.sealed] = Held::Elsewhere;
+                self.sealed += 1;
+            } else if self.spill_some(usize::MAX, None)? == 0 {
+                // What is left is too little for a table, and need not be on disk.
+                self.tables.list[self.sealed] = Held::Elsewhere;
+                self.sealed += 1;
+            }
+            return Ok(false);
+        };
+        let Some(build) = bucket.build.take() else { return Ok(false) };
+        let mut reader = build.drain();
+        let mut pieces = Vec::new();
+        while let Next::Batch(batch) = reader.next()? {
+            pieces.push(batch);
+        }
+        self.tables.list[self.sealed] = Held::Table(Box::new(self.home.table(pieces, memory)?));
+        self.sealed += 1;
+        Ok(false)
+    }
+
+    /// Looks up probe rows; those of buckets that are elsewhere go there.
+    pub(super) fn probe(&mut self, batch: RecordBatch) -> Result<Cursor> {
+        let (mut cursor, later) = Cursor::new(&self.home.shape, &self.home.encoder, &self.tables, batch)?;
+        for (bucket, rows) in later.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let rows = compact(rows_of(cursor.batch(), rows)?);
+            self.make_room(kept_bytes(&rows), Some(&mut cursor))?;
+            self.push_probe(bucket, rows)?;
+        }
+        Ok(cursor)
+    }
+
+    fn push_probe(&mut self, bucket: usize, rows: RecordBatch) -> Result<()> {
+        let home = &self.home;
+        self.buckets[bucket].probe.get_or_insert_with(|| home.vec(&home.shape.probe_schema)).push(rows)
+    }
+
+    /// Writes up to `bytes`, or a piece, to disk; what that freed. Rows that wait for a bucket that is elsewhere go
+    /// first.
+    pub(super) fn spill_some(&mut self, bytes: usize, cursor: Option<&mut Cursor>) -> Result<usize> {
+        if !self.is_spread() && !self.unspread.is_empty() {
+            self.spread()?;
+        }
+        #[derive(Clone, Copy)]
+        enum What {
+            Build,
+            Probe,
+            Table,
+        }
+        let mut best: Option<(usize, usize, What)> = None;
+        let mut consider = |score: usize, bucket: usize, what: What| {
+            if score > 0 && best.is_none_or(|(best, ..)| score > best) {
+                best = Some((score, bucket, what));
+            }
+        };
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            if let Some(build) = &bucket.build {
+                consider(build.memory_bytes() * if build.is_spilled() { 8 } else { 1 }, index, What::Build);
+            }
+            if let Some(probe) = &bucket.probe {
+                consider(probe.memory_bytes() * 8, index, What::Probe);
+            }
+            if let Held::Table(table) = &self.tables.list[index]
+                && cursor.as_ref().is_none_or(|cursor| !cursor.needs(index))
+            {
+                consider(table.bytes, index, What::Table);
+            }
+        }
+        let Some((_, index, what)) = best else { return Ok(0) };
+        let held = self.home.memory.held();
+        let spilled = match what {
+            What::Build => self.buckets[index].build.as_mut().map_or(Ok(0), |build| build.spill(bytes)),
+            What::Probe => self.buckets[index].probe.as_mut().map_or(Ok(0), |probe| probe.spill(bytes)),
+            What::Table => self.evict(index, bytes, cursor).map(|()| 1),
+        }?;
+        Ok(held.saturating_sub(self.home.memory.held()).max(spilled.min(1)))
+    }
+
+    /// As [`Level::spill_some`], once the tables up to `bucket`, and of that rows, have been emitted.
+    pub(super) fn spill_beyond(&mut self, bucket: usize, row: usize, bytes: usize) -> Result<usize> {
+        let begun = self.tables.list.get_mut(bucket).filter(|_| row > 0);
+        let begun = begun.map(|held| std::mem::replace(held, Held::Elsewhere));
+        let freed = self.spill_some(bytes, None);
+        if let Some(begun) = begun {
+            self.tables.list[bucket] = begun;
+        }
+        freed
+    }
+
+    /// Lets go of a table that is done with.
+    pub(super) fn drop_table(&mut self, bucket: usize) {
+        if matches!(self.tables.list[bucket], Held::Table(_)) {
+            self.tables.list[bucket] = Held::Nothing;
+        }
+    }
+
+    /// Gives up a table.
+    fn evict(&mut self, index: usize, bytes: usize, cursor: Option<&mut Cursor>) -> Result<()> {
+        let Held::Table(table) = std::mem::replace(&mut self.tables.list[index], Held::Elsewhere) else {
+            return Ok(());
+        };
+        let home = &self.home;
+        let mut build = home.vec(&home.shape.stored_schema);
+        for rows in home.rows_of(*table)? {
+            build.push(rows)?;
+        }
+        build.spill(bytes)?;
+        self.buckets[index].rows = build.rows();
+        self.buckets[index].build = Some(build);
+        if let Some(cursor) = cursor {
+            let rows = cursor.defer(index);
+            if !rows.is_empty() {
+                let rows = compact(rows_of(cursor.batch(), rows)?);
+                self.push_probe(index, rows)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is still to be joined, once all probe rows have come and all tables are done with.
+    pub(super) fn take_pairs(&mut self) -> Vec<Pair> {
+        let (bits, used_bits) = (self.tables.bits(), self.tables.used_bits());
+        let (all, has_keys) = (self.rows, self.home.encoder.has_keys());
+        let mut pairs = Vec::new();
+        for bucket in &mut self.buckets {
+            let (probe, Some(build)) = (bucket.probe.take(), bucket.build.take()) else { continue };
+            let attempts = if bits == 0 { self.attempts + 1 } else { 0 };
+            let most_of_all = bucket.rows > FEW_ROWS && bucket.rows / 7 > all / 8;
+            let one_key = !has_keys
+                || used_bits + bits + BITS > MOST_BITS
+                || attempts >= ATTEMPTS
+                || (bits > 0 && (!bucket.several || most_of_all));
+            pairs.push(Pair { build, probe, used_bits: used_bits + bits, one_key, attempts });
+        }
+        pairs
+    }
+}
+
+/// Bytes that keeping `batch` takes, and a little for what holds it.
+pub(super) fn kept_bytes(batch: &RecordBatch) -> usize {
+    batch.get_array_memory_size() + 256
+}

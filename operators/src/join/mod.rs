@@ -1,0 +1,27 @@
+//! Joins: [`HashJoin`] by equal keys, [`NestedLoopJoin`] by any condition. Either holds one of its inputs, the build
+//! side, and streams the other, the probe side, past it.
+//!
+//! ```text
+//! build side ─▶ buckets by hash ─▶ tables in memory ◀─ probe side ─▶ pairs ─▶ filter ─▶ output
+//!                     │                                    │
+//!                     └─▶ disk ◀── rows of those buckets ──┘   joined afterwards, spread further or block by block
+//! ```
+//!
+//! Memory is bounded whatever the keys are: a bucket that one key fills is joined in blocks of as many rows as fit.
+
+mod blocks;
+mod build_rows;
+mod cursor;
+mod gather;
+mod hash_join;
+mod instance;
+mod keys;
+mod level;
+mod nested_loop_join;
+mod shape;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use hash_join::HashJoin;
+pub use nested_loop_join::NestedLoopJoin;

@@ -1,0 +1,9 @@
+//! Parquet files read and written, compared with what the `parquet` crate's own reader and other software make of them.
+
+mod common;
+mod damage;
+
+mod memory;
+mod pruning;
+mod reading;
+mod writing;

@@ -1,0 +1,223 @@
+//! Joins: both sides sent to the partition of their keys, or a small one to everybody. Keys that are computed become
+//! columns first, and go again behind the join. Without equal keys, each row of one side meets all of the other.
+
+use std::sync::Arc;
+
+use aqueduct_operators::{Expression, HashJoin, NestedLoopJoin};
+use aqueduct_runtime::Input;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion_common::{DFSchema, JoinSide, JoinType};
+use datafusion_expr::logical_plan::Join;
+use datafusion_expr::type_coercion::binary::comparison_coercion;
+use datafusion_expr::{Expr, ExprSchemable};
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
+
+use super::columns::Extended;
+use super::estimate::{Estimate, estimate};
+use super::{Flow, Planner};
+use crate::error::{Error, Result};
+
+/// A key of either side, and the type that both are compared in.
+type Key = (Expr, Option<DataType>);
+
+/// What a broadcast must save: rows of the other side for each row that is sent to one more partition.
+const PROBE_ROWS_PER_COPY: f64 = 4.0;
+/// The share of a worker's memory that a side may take to be sent to everybody.
+const BROADCAST_SHARE: f64 = 1.0 / 32.0;
+/// And never more bytes than these.
+const MOST_BROADCAST_BYTES: f64 = 32e6;
+
+impl Planner {
+    /// Plans a join. Of its columns only those in `needed` are emitted, all if `None`, in their order.
+    pub(super) fn join(&mut self, join: &Join, needed: Option<&[usize]>) -> Result<Flow> {
+        let left = self.plan_for(&join.left, false)?;
+        let right = self.plan_for(&join.right, false)?;
+        let sizes = (estimate(&join.left), estimate(&join.right));
+        if join.on.is_empty() {
+            self.nested_loop_join(join, left, right, sizes, needed)
+        } else {
+            self.hash_join(join, left, right, sizes, needed)
+        }
+    }
+
+    fn hash_join(
+        &mut self,
+        join: &Join,
+        left: Flow,
+        right: Flow,
+        (left_size, right_size): (Estimate, Estimate),
+        needed: Option<&[usize]>,
+    ) -> Result<Flow> {
+        let (left_keys, right_keys) = keys(join)?;
+        let left = self.with_keys(left, join.left.schema(), &left_keys)?;
+        let right = self.with_keys(right, join.right.schema(), &right_keys)?;
+        let (width, on) = (left.flow.schema.fields().len(), pairs(&left.columns, &right.columns));
+        let build = match join.null_aware {
+            // One null among these keys decides over all rows of the other side.
+            true => JoinSide::Right,
+            false => smaller(left_size, right_size),
+        };
+        let output = output(join, width, right.flow.schema.fields().len(), needed);
+        let (left_schema, right_schema) = (SchemaRef::clone(&left.flow.schema), SchemaRef::clone(&right.flow.schema));
+        let mut spec = HashJoin::try_new(left_schema, right_schema, on.clone(), join.join_type, join.null_equality)?
+            .with_build(build)
+            .with_output(output.clone());
+        if let Some(filter) = self.join_filter(join, width)? {
+            spec = spec.with_filter(filter);
+        }
+        if join.null_aware {
+            spec = spec.null_aware();
+        }
+        let (left_node, right_node) = (left.flow.node, right.flow.node);
+        let (inputs, single) = if self.broadcasts(join, build, left_size, right_size) {
+            broadcast(&left.flow, &right.flow, build)
+        } else if join.null_aware {
+            ([left_node.gather(), right_node.gather()], true)
+        } else {
+            ([left_node.hash(hashed(&left, &on, 0)), right_node.hash(hashed(&right, &on, 1))], false)
+        };
+        let schema = spec.schema()?;
+        let node = self.graph.operator_with("hash join", spec, inputs);
+        Ok(Flow { node, schema, ordered: false, single })
+    }
+
+    /// Whether the side that is held is so small that sending it to everybody is cheaper than sending the other one.
+    fn broadcasts(&self, join: &Join, build: JoinSide, left: Estimate, right: Estimate) -> bool {
+        let (held, probed) = if build == JoinSide::Left { (left, right) } else { (right, left) };
+        let copies = self.settings.arbiters() as f64;
+        let room = (self.settings.memory_limit_bytes as f64 * BROADCAST_SHARE
+            / self.settings.threads_per_worker as f64)
+            .min(MOST_BROADCAST_BYTES);
+        HashJoin::allows_broadcast(join.join_type, build)
+            && held.bytes() <= room
+            && (join.null_aware || held.rows * (copies - 1.0).max(1.0) * PROBE_ROWS_PER_COPY <= probed.rows)
+    }
+
+    fn nested_loop_join(
+        &mut self,
+        join: &Join,
+        left: Flow,
+        right: Flow,
+        (left_size, right_size): (Estimate, Estimate),
+        needed: Option<&[usize]>,
+    ) -> Result<Flow> {
+        let filter = self.join_filter(join, left.schema.fields().len())?;
+        let (left_schema, right_schema) = (SchemaRef::clone(&left.schema), SchemaRef::clone(&right.schema));
+        let mut spec = NestedLoopJoin::try_new(left_schema, right_schema, join.join_type, filter)?;
+        if let Some(needed) = needed {
+            spec = spec.with_output(needed.to_vec());
+        }
+        let allowed = |side: &JoinSide| HashJoin::allows_broadcast(join.join_type, *side);
+        let small = smaller(left_size, right_size);
+        let (inputs, single) = match [small, small.negate()].into_iter().find(allowed) {
+            Some(build) => {
+                spec = spec.with_build(build);
+                broadcast(&left, &right, build)
+            }
+            None => ([left.node.gather(), right.node.gather()], true),
+        };
+        let schema = spec.schema()?;
+        let node = self.graph.operator_with("nested loop join", spec, inputs);
+        Ok(Flow { node, schema, ordered: false, single })
+    }
+
+    /// The condition beside the keys, over the columns of the left side and then those of the right one, which begin at
+    /// `width`.
+    fn join_filter(&self, join: &Join, width: usize) -> Result<Option<Expression>> {
+        let Some(filter) = &join.filter else { return Ok(None) };
+        // Of all columns those that are used alone: others may have the same name on both sides.
+        let mut fields = Vec::new();
+        let mut places = Vec::new();
+        for column in filter.column_refs() {
+            let (place, schema, index) = match join.left.schema().maybe_index_of_column(column) {
+                Some(index) => (index, join.left.schema(), index),
+                None => {
+                    let index = join.right.schema().index_of_column(column)?;
+                    (width + index, join.right.schema(), index)
+                }
+            };
+            let (_, field) = schema.qualified_field(index);
+            fields.push((column.relation.clone(), Arc::clone(field)));
+            places.push(place);
+        }
+        let used = DFSchema::new_with_metadata(fields, Default::default())?;
+        let filter = self.expression(filter, &used)?;
+        Ok(Some(filter.transform(|part| at_places(part, &places)).data()?))
+    }
+}
+
+fn smaller(left: Estimate, right: Estimate) -> JoinSide {
+    if left.bytes() < right.bytes() { JoinSide::Left } else { JoinSide::Right }
+}
+
+/// The inputs of a join of which one goes to every partition of the other, and whether there is one of these.
+fn broadcast(left: &Flow, right: &Flow, build: JoinSide) -> ([Input; 2], bool) {
+    match build {
+        JoinSide::Left => ([left.node.broadcast(), right.node.into()], right.single),
+        _ => ([left.node.into(), right.node.broadcast()], left.single),
+    }
+}
+
+/// A column of the schema that a filter was made for, as that of the join.
+fn at_places(part: Expression, places: &[usize]) -> datafusion_common::Result<Transformed<Expression>> {
+    Ok(match part.downcast_ref::<Column>() {
+        Some(column) => {
+            let moved: Arc<dyn PhysicalExpr> = Arc::new(Column::new(column.name(), places[column.index()]));
+            Transformed::yes(moved)
+        }
+        None => Transformed::no(part),
+    })
+}
+
+/// The keys of both sides, and the type to cast them to where they differ.
+fn keys(join: &Join) -> Result<(Vec<Key>, Vec<Key>)> {
+    let both = join.on.iter().map(|(left, right)| {
+        let (left_type, right_type) = (left.get_type(join.left.schema())?, right.get_type(join.right.schema())?);
+        if left_type == right_type {
+            return Ok(((left.clone(), None), (right.clone(), None)));
+        }
+        let Some(common) = comparison_coercion(&left_type, &right_type) else {
+            return Err(Error::sql(format!(
+                "`{left}` is {left_type} and `{right}` is {right_type}: they cannot be equal"
+            )));
+        };
+        Ok(((left.clone(), Some(common.clone())), (right.clone(), Some(common))))
+    });
+    Ok(both.collect::<Result<Vec<_>>>()?.into_iter().unzip())
+}
+
+/// Each pair of columns once.
+fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
+    let mut pairs = Vec::with_capacity(left.len());
+    for pair in left.iter().copied().zip(right.iter().copied()) {
+        if !pairs.contains(&pair) {
+            pairs.push(pair);
+        }
+    }
+    pairs
+}
+
+fn hashed(side: &Extended, on: &[(usize, usize)], of: usize) -> Vec<String> {
+    let columns: Vec<usize> = on.iter().map(|&(left, right)| if of == 0 { left } else { right }).collect();
+    side.names(&columns)
+}
+
+/// Which of the columns of a join over extended sides are its own: not the keys that were computed.
+fn output(join: &Join, left_width: usize, right_width: usize, needed: Option<&[usize]>) -> Vec<usize> {
+    let (left, right) = (join.left.schema().fields().len(), join.right.schema().fields().len());
+    let all: Vec<usize> = match join.join_type {
+        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {
+            (0..left).chain(left_width..left_width + right).collect()
+        }
+        JoinType::LeftSemi | JoinType::LeftAnti => (0..left).collect(),
+        JoinType::RightSemi | JoinType::RightAnti => (0..right).collect(),
+        JoinType::LeftMark => (0..left).chain([left_width]).collect(),
+        JoinType::RightMark => (0..right).chain([right_width]).collect(),
+    };
+    match needed {
+        Some(needed) => needed.iter().map(|&column| all[column]).collect(),
+        None => all,
+    }
+}

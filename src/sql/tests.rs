@@ -1,0 +1,151 @@
+use std::fs;
+
+use crate::prelude::{col, lit};
+use crate::{Error, LocalCluster};
+
+fn cluster() -> LocalCluster {
+    LocalCluster::builder().workers(2).memory_limit("64MiB").progress(false).start().expect("a small cluster")
+}
+
+fn numbers() -> LocalCluster {
+    let cluster = cluster();
+    let numbers = cluster.from_source("numbers", aqueduct_operators::range("n", Some(100))).expect("a source");
+    cluster.register_table("numbers", &numbers).expect("a table");
+    cluster
+}
+
+fn i64s(cluster: &LocalCluster, query: &str, column: &str) -> Vec<i64> {
+    let table = cluster.sql(query).and_then(|frame| frame.compute()).unwrap_or_else(|error| panic!("{query}: {error}"));
+    let mut values: Vec<i64> = table.i64s(column).expect("numbers").into_iter().flatten().collect();
+    values.sort_unstable();
+    values
+}
+
+fn error(cluster: &LocalCluster, query: &str) -> String {
+    match cluster.sql(query).and_then(|frame| frame.explain()) {
+        Ok(plan) => panic!("{query}: {plan}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_query_over_a_registered_frame_is_a_frame() {
+    let cluster = numbers();
+    let frame = cluster.sql("select n, n * n as square from numbers where n < 4").expect("a query");
+    let table = frame.filter(col("square").gt(lit(1))).compute().expect("rows");
+    assert_eq!(table.i64s("square").expect("numbers"), [Some(4), Some(9)]);
+    assert_eq!(i64s(&cluster, "select count(*) as c, sum(n) as s from numbers where n % 2 = 0", "s"), [2450]);
+}
+
+#[test]
+fn files_are_named_in_place() {
+    let cluster = cluster();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("a.csv"), "k,v\nx,1\ny,2\n").expect("a file");
+    fs::write(path("b.csv"), "k,v\nx,3\n").expect("a file");
+    fs::write(path("c.tsv"), "k\tv\nx\t7\n").expect("a file");
+    assert_eq!(i64s(&cluster, &format!("select v from '{}' where k = 'x'", path("a.csv")), "v"), [1]);
+    assert_eq!(i64s(&cluster, &format!("select sum(v) as v from '{}' t group by t.k", path("*.csv")), "v"), [2, 4]);
+    assert_eq!(i64s(&cluster, &format!("select v from \"{}\"", path("c.tsv")), "v"), [7]);
+
+    let text = error(&cluster, &format!("select * from '{}'", path("none.csv")));
+    assert!(text.contains("none.csv"), "{text}");
+    let text = error(&cluster, &format!("select * from '{}'", path("a.xlsx")));
+    assert!(text.contains("a.xlsx") && text.contains(".csv"), "{text}");
+}
+
+#[test]
+fn columns_of_a_result_are_called_as_the_query_calls_them() {
+    let cluster = numbers();
+    let names = |query: &str| {
+        let schema = cluster.sql(query).expect("a query").schema().expect("a schema");
+        schema.fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("select avg(n), max(n) as most, count(*) from numbers"), ["avg(n)", "most", "count(*)"]);
+    assert_eq!(names("select sum(a.n + b.n) from numbers a, numbers b"), ["sum(n + n)"]);
+    // Short names that are the same stay long.
+    assert_eq!(names("select sum(a.n), sum(b.n) from numbers a, numbers b"), ["sum(a.n)", "sum(b.n)"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_query_is_said_with_its_place() {
+    let cluster = numbers();
+    let Err(Error::Sql { message, place: Some(place) }) = cluster.sql("select n\nfro numbers where") else {
+        panic!("not an error with a place")
+    };
+    assert!(message.starts_with("Expected: "), "{message}");
+    assert_eq!((place.line, place.text.as_str()), (2, "fro numbers where"));
+    assert!(place.to_string().ends_with('^'));
+
+    let text = error(&cluster, "select m from numbers");
+    assert!(text.contains("numbers.n") && text.contains("line 1, column 8\n"), "{text}");
+    let text = error(&cluster, "select n from number");
+    assert!(text.contains("did you mean `numbers`?"), "{text}");
+    let text = error(&cluster, "select n from data.csv");
+    assert!(text.contains("in quotes"), "{text}");
+    let text = error(&cluster, "select averge(n) from numbers");
+    assert!(text.contains("averge") && text.contains("Did you mean"), "{text}");
+    assert!(error(&cluster, "").contains("no statement"));
+    assert!(error(&cluster, "select 1; select 2").contains("only the last"));
+    assert!(error(&cluster, &format!("select {}1{}", "(".repeat(10_000), ")".repeat(10_000))).contains("too deeply"));
+    assert!(cluster.sql("select 'ö\u{0}', ? from \u{fffd}").is_err());
+}
+
+#[test]
+fn views_are_tables_until_they_are_dropped() {
+    let cluster = numbers();
+    assert_eq!(
+        i64s(&cluster, "create view small as select n from numbers where n < 3; select n from small", "n"),
+        [0, 1, 2]
+    );
+    assert!(error(&cluster, "create view small as select 1").contains("create or replace"));
+    assert_eq!(i64s(&cluster, "create or replace view small as select 7 as n; select n from SMALL", "n"), [7]);
+    assert_eq!(cluster.tables(), ["numbers", "small"]);
+    cluster.sql("drop view small").expect("dropped");
+    cluster.sql("drop view if exists small").expect("nothing to drop");
+    assert!(error(&cluster, "drop view small").contains("`small`"));
+    assert_eq!(cluster.tables(), ["numbers"]);
+}
+
+#[test]
+fn explain_and_describe_are_rows() {
+    let cluster = numbers();
+    let plans =
+        cluster.sql("explain select n from numbers where n > 3").and_then(|frame| frame.compute()).expect("rows");
+    assert_eq!(plans.strings("plan_type").expect("text").len(), 3);
+    assert!(plans.to_string().contains("stage 0"), "{plans}");
+    let columns = cluster.sql("describe numbers").and_then(|frame| frame.compute()).expect("rows");
+    assert_eq!(columns.strings("column_name").expect("text"), [Some("n".to_string())]);
+}
+
+#[test]
+fn a_query_is_copied_to_a_file() {
+    let cluster = numbers();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("out.csv");
+    let query = format!("copy (select n, n + 1 as next from numbers where n < 2) to '{}'", path.display());
+    assert_eq!(i64s(&cluster, &query, "count"), [2]);
+    assert_eq!(fs::read_to_string(&path).expect("the file"), "n,next\n0,1\n1,2\n");
+}
+
+#[test]
+fn statements_that_change_data_are_refused() {
+    let cluster = numbers();
+    for query in [
+        "insert into numbers values (1)",
+        "delete from numbers",
+        "create table t as select 1",
+        "set a = 1",
+        "create external table t stored as csv location 'x.csv'",
+    ] {
+        let text = error(&cluster, query);
+        assert!(text.contains("not supported"), "{query}: {text}");
+    }
+}
+
+#[test]
+fn decimals_are_exact() {
+    let cluster = cluster();
+    assert_eq!(i64s(&cluster, "select 1 as yes where 0.06 + 0.01 = 0.07", "yes"), [1]);
+}
