@@ -353,13 +353,9 @@ impl Buckets {
     }
 }
 
+/// The error of a row or value for which `needed` bytes are needed at once.
 pub(crate) fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
-    let available = memory.most();
-    OperatorError::RowTooLarge {
-        needed_bytes: needed,
-        available_bytes: available,
-        sufficient_limit_bytes: memory.pool().limit() + needed.saturating_sub(available) + needed / 4,
-    }
+    memory.row_too_large(needed)
 }
 
 impl Seen {

@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
+use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::{Account, Reservation};
-use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
+use aqueduct_runtime::{Operator, OperatorContext, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -83,6 +84,8 @@ struct PartialInstance {
     held: Reservation,
     groups: Vec<usize>,
     input: Option<Input>,
+    /// What to wait for before it is tried again.
+    short: Option<Ticket>,
     emission: Option<Emission>,
     finishing: bool,
     sample: Sample,
@@ -138,6 +141,7 @@ impl PartialInstance {
             batch_rows: context.batch_rows.max(1),
             groups: Vec::new(),
             input: None,
+            short: None,
             emission: None,
             finishing: false,
             sample: Sample::default(),
@@ -155,6 +159,9 @@ impl PartialInstance {
                 let (left, emitted) =
                     if self.sample.bypass > 0 { self.convert(input, out)? } else { (self.take_in(input)?, false) };
                 self.input = left;
+                if let Some(ticket) = self.short.take() {
+                    return Ok(Step::Blocked(ticket));
+                }
                 if emitted && self.input.is_some() {
                     return Ok(Step::MoreOutput);
                 }
@@ -183,11 +190,9 @@ impl PartialInstance {
             } else if self.table_rows > 0 {
                 self.flush()?;
             } else {
-                return Err(OperatorError::RowTooLarge {
-                    needed_bytes: 2 * grown,
-                    available_bytes: self.memory.room() + self.memory.held(),
-                    sufficient_limit_bytes: self.memory.pool().limit() + 2 * grown,
-                });
+                // Others may give back what one row needs.
+                let needed = 2 * grown + self.scratch_bytes(length);
+                self.short = Some(self.memory.wait_for(needed.saturating_sub(self.held.bytes()))?);
             }
             return Ok(Some(input));
         }

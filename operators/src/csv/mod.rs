@@ -19,6 +19,7 @@ mod infer;
 mod number;
 mod options;
 mod plain;
+mod reader;
 mod records;
 mod scan;
 mod simd;

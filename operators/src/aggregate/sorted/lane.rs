@@ -208,12 +208,8 @@ impl Reader {
         let Some(mut picking) = self.picking.take() else { return Ok(()) };
         let results = picking.results(self.lane())?;
         drop(picking);
-        // Others may have taken what was given back; with all of the sorter's rows on disk it is within the floor.
-        while !self.read_ahead.try_set(self.read_bytes) {
-            if self.sorter.spill(self.read_bytes)? == 0 {
-                self.read_ahead.set(self.read_bytes);
-            }
-        }
+        // Nothing else has grown meanwhile.
+        self.read_ahead.set(self.read_bytes);
         self.output.add(results)
     }
 
