@@ -10,7 +10,6 @@ use aqueduct_runtime::spill::SpillSpace;
 use aqueduct_runtime::{OperatorContext, Result};
 use arrow::record_batch::RecordBatch;
 
-use crate::aggregate::row_too_large;
 
 /// Accounts for what is made and loaded.
 pub(super) struct Desk {
@@ -65,7 +64,7 @@ impl Desk {
             return Ok(None);
         }
         if bytes > self.account.most() {
-            return Err(row_too_large(&self.account, bytes));
+            return Err(self.account.row_too_large(bytes));
         }
         self.last_resort = false;
         let mut taken = self.account.reservation();
@@ -135,7 +134,7 @@ impl Desk {
             self.headroom.shrink(self.headroom.bytes() - most);
         }
         if self.owed_bytes > 0 || self.headroom.bytes() < self.full_bytes / 16 {
-            return Err(row_too_large(&self.account, self.account.held() + missing.max(self.owed_bytes)));
+            return Err(self.account.row_too_large(self.account.held() + missing.max(self.owed_bytes)));
         }
         self.wanted_bytes = 0;
         self.last_resort = true;
