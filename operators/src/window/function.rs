@@ -82,7 +82,7 @@ impl WindowFunction {
         }
     }
 
-    /// Lowers `expr`, a window expression or an alias of one, over rows of `input`.
+    /// Lowers `expr`, a window expression or an alias of one, over rows of `input`, whose batches have `schema`.
     /// The column is named as the logical plan names it.
     ///
     /// # Errors
@@ -91,6 +91,7 @@ impl WindowFunction {
     pub fn lower(
         expr: &Expr,
         input: &DFSchema,
+        schema: &Schema,
         props: &ExecutionProps,
     ) -> Result<LoweredWindowFunction, DataFusionError> {
         let name = expr.schema_name().to_string();
@@ -105,6 +106,9 @@ impl WindowFunction {
             &function.params;
         let context = PhysicalPlanningContext::default();
         let physical = |expr: &Expr| create_physical_expr(expr, input, props, &context);
+        let arguments = args.iter().map(physical).collect::<Result<Vec<_>, _>>()?;
+        // The batches may have fewer columns than the plan.
+        arguments.iter().try_for_each(|argument| argument.data_type(schema).map(drop))?;
         // What is the same for all rows neither parts nor orders them: DataFusion orders a RANGE without ORDER BY by 1.
         let varies = |key: &Expression| key.downcast_ref::<Literal>().is_none();
         let mut partition_by = partition_by.iter().map(physical).collect::<Result<Vec<_>, _>>()?;
@@ -114,7 +118,7 @@ impl WindowFunction {
         Ok(LoweredWindowFunction {
             function: WindowFunction {
                 definition: function.fun.clone(),
-                arguments: args.iter().map(physical).collect::<Result<_, _>>()?,
+                arguments,
                 filter: filter.as_deref().map(physical).transpose()?,
                 frame: Arc::new(window_frame.clone()),
                 ignore_nulls: *null_treatment == Some(NullTreatment::IgnoreNulls),

@@ -194,7 +194,7 @@ fn a_window_expression_is_lowered_with_its_window() {
         .build()
         .expect("a window expression");
     let props = ExecutionProps::new();
-    let lowered = WindowFunction::lower(&sum.alias("total"), &input, &props).expect("it is one");
+    let lowered = WindowFunction::lower(&sum.alias("total"), &input, &schema, &props).expect("it is one");
     assert_eq!((lowered.partition_by.len(), lowered.order_by.len()), (1, 1));
     assert_eq!(lowered.order_by[0].options, SortOptions { descending: true, nulls_first: true });
     assert_eq!(lowered.function.name, "total");
@@ -203,5 +203,5 @@ fn a_window_expression_is_lowered_with_its_window() {
     let found = run(&window, &[rows([1; 5], [1, 2, 9, 4, 5])], &Run::default()).expect("runs").rows(&window);
     let sums: Vec<_> = found.column(2).as_primitive::<Int64Type>().iter().collect();
     assert_eq!(sums, [10, 16, 21, 11, 5].map(Some));
-    assert!(WindowFunction::lower(&logical("v"), &input, &props).is_err());
+    assert!(WindowFunction::lower(&logical("v"), &input, &schema, &props).is_err());
 }
