@@ -38,7 +38,7 @@ mod widen;
 
 pub use aqueduct_operators as operators;
 pub use aqueduct_operators::csv::{CsvOptions, OnMismatch};
-pub use aqueduct_operators::parquet::ParquetOptions;
+pub use aqueduct_operators::parquet::{ParquetCompression, ParquetOptions, ParquetSinkOptions};
 pub use aqueduct_runtime as runtime;
 pub use aqueduct_runtime::Graph;
 pub use arrow;

@@ -13,9 +13,11 @@ use datafusion_expr::logical_plan::Union;
 use datafusion_expr::registry::{FunctionRegistry, MemoryFunctionRegistry};
 use datafusion_expr::utils::merge_schema;
 use datafusion_expr::{Aggregate, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, Projection, cast};
+use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext};
 
 use crate::error::Result;
+use crate::planner;
 
 /// Options for SQL, the optimiser and functions, the same for every query.
 pub(crate) fn options() -> Arc<ConfigOptions> {
@@ -44,7 +46,14 @@ pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
     let plan = analyze(plan)?.transform_up(name_above)?.data;
-    Ok(OPTIMIZER.optimize(plan, &context, |_, _| {})?)
+    let plan = planner::reordered(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
+    if !plan.transformed {
+        return Ok(plan.data);
+    }
+    // Columns are left out as early as the new order allows.
+    static PROJECTIONS: LazyLock<Optimizer> =
+        LazyLock::new(|| Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]));
+    Ok(PROJECTIONS.optimize(plan.data, &context, |_, _| {})?)
 }
 
 /// Has quotients of decimals computed as floats: DataFusion keeps four digits more than the dividend has, so 2.0 / 3 would

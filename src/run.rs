@@ -8,8 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::{fmt, future};
 
 use aqueduct_operators::csv::CsvSink;
+use aqueduct_operators::parquet::{ParquetSink, ParquetSinkOptions};
 use aqueduct_runtime::metrics::JobMetrics;
-use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream};
+use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream, SinkSpec};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures_core::Stream;
@@ -121,14 +122,23 @@ fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
     Ok((FrameStream { schema, rows, job, attempt: None, delivered: false }, shown))
 }
 
-/// Writes the rows of `frame` to `path`; how many there were.
+/// Writes the rows of `frame` to `path` as CSV; how many there were.
 pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
-    // A file of a job that failed has never been there.
-    widen::retried(frame, |frame| write_csv_once(frame, path))
+    write(frame, || CsvSink::new(path))
 }
 
-fn write_csv_once(frame: &Frame, path: &Path) -> Result<u64> {
-    let graph = planner::to_sink(&frame.optimized()?, settings(frame)?, WRITE, CsvSink::new(path))?;
+/// Writes the rows of `frame` to `path` as Parquet; how many there were.
+pub(crate) fn write_parquet(frame: &Frame, path: &Path, options: &ParquetSinkOptions) -> Result<u64> {
+    write(frame, || ParquetSink::new(path, options.clone()))
+}
+
+fn write<S: SinkSpec>(frame: &Frame, sink: impl Fn() -> S) -> Result<u64> {
+    // A file of a job that failed has never been there.
+    widen::retried(frame, |frame| write_once(frame, sink()))
+}
+
+fn write_once(frame: &Frame, sink: impl SinkSpec) -> Result<u64> {
+    let graph = planner::to_sink(&frame.optimized()?, settings(frame)?, WRITE, sink)?;
     let (job, shown) = start(frame, &graph)?;
     let monitor = job.monitor();
     let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;

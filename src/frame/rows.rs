@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aqueduct_operators::parquet::ParquetSinkOptions;
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 
@@ -85,6 +86,40 @@ impl Frame {
     /// As for [`Frame::compute`].
     pub fn write_csv(&self, path: impl AsRef<Path>) -> Result<u64> {
         run::write_csv(self, path.as_ref())
+    }
+
+    /// Runs the frame and writes its rows to a Parquet file; the number of rows written. The file exists once all of it
+    /// has been written, and not before.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let folder = tempfile::tempdir().expect("a folder");
+    /// let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start()?;
+    /// let path = folder.path().join("numbers.parquet");
+    /// let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(1000)))?;
+    /// assert_eq!(numbers.write_parquet(&path)?, 1000);
+    /// assert_eq!(cluster.read_parquet(&path)?.filter(col("n").gt(lit(990))).count()?, 9);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Rows are in the order of the source where nothing regroups them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn write_parquet(&self, path: impl AsRef<Path>) -> Result<u64> {
+        self.write_parquet_with(path, &ParquetSinkOptions::default())
+    }
+
+    /// As [`Frame::write_parquet`], with options: compression, sizes of row groups, bloom filters.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn write_parquet_with(&self, path: impl AsRef<Path>, options: &ParquetSinkOptions) -> Result<u64> {
+        run::write_parquet(self, path.as_ref(), options)
     }
 
     /// The number of partitions that compute the rows.

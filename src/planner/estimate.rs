@@ -3,6 +3,9 @@
 //! an answer wrong.
 
 use arrow::datatypes::{DataType, Schema};
+use datafusion_common::{Column, ScalarValue};
+use datafusion_expr::logical_plan::Join;
+use datafusion_expr::utils::split_conjunction;
 use datafusion_expr::{BinaryExpr, Expr, FetchType, JoinType, LogicalPlan, Operator, SkipType};
 
 use super::ScanTable;
@@ -36,11 +39,6 @@ impl Estimate {
     fn with_rows(self, rows: f64) -> Self {
         Self { rows, ..self }
     }
-
-    /// Rows of the pairs with equal keys: the keys of the smaller table are taken to be different ones.
-    pub(super) fn joined(self, other: Self) -> f64 {
-        self.rows * other.rows / self.base_rows.min(other.base_rows).max(1.0)
-    }
 }
 
 /// What `plan` is likely to yield.
@@ -49,7 +47,8 @@ pub(super) fn estimate(plan: &LogicalPlan) -> Estimate {
         LogicalPlan::TableScan(scan) => {
             let rows = scan.source.downcast_ref::<ScanTable>().and_then(ScanTable::rows);
             let table = Estimate::of_table(rows, scan.projected_schema.inner());
-            let rows = table.rows * all_of(&scan.filters);
+            let rows =
+                table.rows * scan.filters.iter().cloned().reduce(Expr::and).map_or(1.0, |all| selectivity(&all, plan));
             table.with_rows(scan.fetch.map_or(rows, |fetch| rows.min(fetch as f64)))
         }
         LogicalPlan::EmptyRelation(empty) => {
@@ -58,11 +57,12 @@ pub(super) fn estimate(plan: &LogicalPlan) -> Estimate {
         LogicalPlan::Values(values) => Estimate::of_table(Some(values.values.len() as f64), values.schema.inner()),
         LogicalPlan::Filter(filter) => {
             let input = estimate(&filter.input);
-            input.with_rows(input.rows * selectivity(&filter.predicate))
+            input.with_rows(input.rows * selectivity(&filter.predicate, &filter.input))
         }
         LogicalPlan::Aggregate(aggregate) => {
             let input = estimate(&aggregate.input);
-            input.with_rows(if aggregate.group_expr.is_empty() { 1.0 } else { groups(input.rows) })
+            let keys = aggregate.group_expr.iter().map(|key| distinct(key, &aggregate.input)).product::<f64>();
+            input.with_rows(if aggregate.group_expr.is_empty() { 1.0 } else { keys.min(groups(input.rows)) })
         }
         LogicalPlan::Distinct(_) => {
             let input = plan.inputs().first().map(|input| estimate(input)).unwrap_or(UNKNOWN);
@@ -91,12 +91,10 @@ pub(super) fn estimate(plan: &LogicalPlan) -> Estimate {
         }
         LogicalPlan::Join(join) => {
             let (left, right) = (estimate(&join.left), estimate(&join.right));
-            let residual = join.filter.as_ref().map_or(1.0, selectivity);
-            let pairs = if join.on.is_empty() { left.rows * right.rows } else { left.joined(right) } * residual;
-            let share = |of: Estimate, by: Estimate| {
-                let of_keys = of.base_rows.min(by.base_rows).max(1.0);
-                (by.rows / of_keys).min(1.0) * residual
-            };
+            let residual = join.filter.as_ref().map_or(1.0, |filter| selectivity(filter, plan));
+            let keys = keys(join, left, right);
+            let pairs = left.rows * right.rows / keys * residual;
+            let share = |by: Estimate| (by.rows / keys).min(1.0) * residual;
             let rows = match join.join_type {
                 JoinType::Inner => pairs,
                 JoinType::Left => pairs.max(left.rows),
@@ -104,10 +102,10 @@ pub(super) fn estimate(plan: &LogicalPlan) -> Estimate {
                 JoinType::Full => pairs.max(left.rows + right.rows),
                 JoinType::LeftMark => left.rows,
                 JoinType::RightMark => right.rows,
-                JoinType::LeftSemi => left.rows * share(left, right),
-                JoinType::RightSemi => right.rows * share(right, left),
-                JoinType::LeftAnti => left.rows * (1.0 - share(left, right)).max(0.1),
-                JoinType::RightAnti => right.rows * (1.0 - share(right, left)).max(0.1),
+                JoinType::LeftSemi => left.rows * share(right),
+                JoinType::RightSemi => right.rows * share(left),
+                JoinType::LeftAnti => left.rows * (1.0 - share(right)).max(0.1),
+                JoinType::RightAnti => right.rows * (1.0 - share(left)).max(0.1),
             };
             Estimate { rows, base_rows: left.base_rows.max(right.base_rows), ..UNKNOWN }
         }
@@ -127,26 +125,144 @@ fn groups(rows: f64) -> f64 {
     rows.max(1.0).powf(0.85)
 }
 
-fn all_of(predicates: &[Expr]) -> f64 {
-    predicates.iter().map(selectivity).product()
+/// How many different keys both sides of a join have: as many as the side with fewer, as if it were a key of its table.
+fn keys(join: &Join, left: Estimate, right: Estimate) -> f64 {
+    let of = |side: &LogicalPlan, exprs: &mut dyn Iterator<Item = &Expr>, most: f64| {
+        exprs.map(|expr| distinct(expr, side)).product::<f64>().min(most)
+    };
+    let left_keys = of(&join.left, &mut join.on.iter().map(|(left, _)| left), left.base_rows);
+    let right_keys = of(&join.right, &mut join.on.iter().map(|(_, right)| right), right.base_rows);
+    left_keys.min(right_keys).max(1.0)
 }
 
-/// The share of rows for which `predicate` is likely to be true.
-fn selectivity(predicate: &Expr) -> f64 {
+/// How many different values `expr` is likely to have over all rows of the tables of `input`.
+fn distinct(expr: &Expr, input: &LogicalPlan) -> f64 {
+    facts_of(expr, input).map_or_else(|| estimate(input).base_rows, |facts| facts.distinct)
+}
+
+fn facts_of(expr: &Expr, input: &LogicalPlan) -> Option<Facts> {
+    match expr {
+        Expr::Column(column) => facts(input, input.schema().maybe_index_of_column(column)?),
+        Expr::Alias(alias) => facts_of(&alias.expr, input),
+        Expr::Cast(cast) => facts_of(&cast.expr, input),
+        _ => None,
+    }
+}
+
+/// What is known of the column `index` of `plan`: of the table's column that it comes from.
+fn facts(plan: &LogicalPlan, index: usize) -> Option<Facts> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let column = scan.projection.as_ref().map_or(Some(index), |projection| projection.get(index).copied())?;
+            scan.source.downcast_ref::<ScanTable>()?.facts(column)
+        }
+        LogicalPlan::Projection(projection) => facts_of(projection.expr.get(index)?, &projection.input),
+        LogicalPlan::Aggregate(aggregate) => facts_of(aggregate.group_expr.get(index)?, &aggregate.input),
+        LogicalPlan::Join(join) => {
+            let left = join.left.schema().fields().len();
+            match join.join_type {
+                JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => facts(&join.right, index),
+                _ if index < left => facts(&join.left, index),
+                JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => facts(&join.right, index - left),
+                _ => None,
+            }
+        }
+        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) | LogicalPlan::SubqueryAlias(_) => {
+            facts(plan.inputs().first()?, index)
+        }
+        _ => None,
+    }
+}
+
+/// What is known of a column of a table.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Facts {
+    pub(super) distinct: f64,
+    /// The least and the largest value, as numbers.
+    pub(super) range: Option<(f64, f64)>,
+}
+
+/// The share of rows of `input` for which `predicate` is likely to be true.
+fn selectivity(predicate: &Expr, input: &LogicalPlan) -> f64 {
+    // Bounds of one column belong together: of `a <= x and x < b` neither says anything alone.
+    let mut bounds: Vec<(&Column, Facts, f64, f64)> = Vec::new();
+    let mut share = 1.0;
+    for part in split_conjunction(predicate) {
+        match bound(part, input) {
+            Some((column, facts, low, high)) => match bounds.iter_mut().find(|(known, ..)| *known == column) {
+                Some((_, _, least, most)) => (*least, *most) = (least.max(low), most.min(high)),
+                None => bounds.push((column, facts, low, high)),
+            },
+            None => share *= one_of(part, input),
+        }
+    }
+    let within = bounds.into_iter().map(|(_, facts, low, high)| {
+        // One value of those that there are, at the least.
+        (high - low).max(0.0).max(1.0 / facts.distinct.max(1.0)).min(1.0)
+    });
+    share * within.product::<f64>()
+}
+
+/// For a comparison of a column with a value: the column, and where in its range the values lie that pass, from 0 to 1.
+fn bound<'a>(predicate: &'a Expr, input: &LogicalPlan) -> Option<(&'a Column, Facts, f64, f64)> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = predicate else { return None };
+    let (column, op, value) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    let facts = facts_of(&Expr::Column(column.clone()), input)?;
+    let (least, most) = facts.range?;
+    let at = ((number(value)? - least) / (most - least).max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
+    let (low, high) = match op {
+        Operator::Lt | Operator::LtEq => (0.0, at),
+        Operator::Gt | Operator::GtEq => (at, 1.0),
+        Operator::Eq => (at, at),
+        _ => return None,
+    };
+    Some((column, facts, low, high))
+}
+
+/// A value as a number, where values of its type lie on a line.
+pub(super) fn number(value: &ScalarValue) -> Option<f64> {
+    let kind = value.data_type();
+    let value = match kind {
+        DataType::Date32 => value.cast_to(&DataType::Int32).ok()?,
+        DataType::Date64 | DataType::Timestamp(..) => value.cast_to(&DataType::Int64).ok()?,
+        kind if kind.is_numeric() => value.clone(),
+        _ => return None,
+    };
+    match value.cast_to(&DataType::Float64).ok()? {
+        ScalarValue::Float64(number) => number.filter(|number| number.is_finite()),
+        _ => None,
+    }
+}
+
+/// The share of rows for which one condition is likely to be true.
+fn one_of(predicate: &Expr, input: &LogicalPlan) -> f64 {
     match predicate {
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => match op {
-            Operator::And => selectivity(left) * selectivity(right),
-            Operator::Or => (selectivity(left) + selectivity(right)).min(1.0),
-            Operator::Eq | Operator::IsNotDistinctFrom => 0.1,
+            Operator::And => selectivity(predicate, input),
+            Operator::Or => (selectivity(left, input) + selectivity(right, input)).min(1.0),
+            Operator::Eq | Operator::IsNotDistinctFrom => match (left.as_ref(), right.as_ref()) {
+                (column @ Expr::Column(_), Expr::Literal(..)) | (Expr::Literal(..), column @ Expr::Column(_)) => {
+                    facts_of(column, input)
+                        .filter(|facts| facts.range.is_some())
+                        .map_or(0.1, |facts| 1.0 / facts.distinct.max(1.0))
+                }
+                _ => 0.1,
+            },
             Operator::NotEq | Operator::IsDistinctFrom => 0.9,
             Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq => 0.4,
             _ => 0.3,
         },
-        Expr::Not(inner) => 1.0 - selectivity(inner),
+        Expr::Not(inner) => 1.0 - selectivity(inner, input),
         Expr::IsNull(_) => 0.1,
         Expr::IsNotNull(_) => 0.9,
         Expr::InList(list) => {
-            let share = (0.1 * list.list.len() as f64).min(0.7);
+            let one = facts_of(&list.expr, input).filter(|facts| facts.range.is_some());
+            let one = one.map_or(0.1, |facts| 1.0 / facts.distinct.max(1.0));
+            let share = (one * list.list.len() as f64).min(0.7);
             if list.negated { 1.0 - share } else { share }
         }
         Expr::Between(between) => {
@@ -163,11 +279,9 @@ fn selectivity(predicate: &Expr) -> f64 {
                 0.1
             }
         }
-        Expr::Literal(value, _) => match value {
-            datafusion_common::ScalarValue::Boolean(Some(true)) => 1.0,
-            _ => 0.0,
-        },
-        Expr::Alias(alias) => selectivity(&alias.expr),
+        Expr::Literal(ScalarValue::Boolean(Some(true)), _) => 1.0,
+        Expr::Literal(..) => 0.0,
+        Expr::Alias(alias) => selectivity(&alias.expr, input),
         _ => 0.3,
     }
 }

@@ -7,7 +7,7 @@ use aqueduct_operators::{Expression, HashJoin, NestedLoopJoin};
 use aqueduct_runtime::Input;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion_common::{DFSchema, JoinSide, JoinType};
+use datafusion_common::{Column as ColumnName, DFSchema, JoinSide, JoinType};
 use datafusion_expr::logical_plan::Join;
 use datafusion_expr::type_coercion::binary::comparison_coercion;
 use datafusion_expr::{Expr, ExprSchemable};
@@ -32,6 +32,9 @@ const MOST_BROADCAST_BYTES: f64 = 32e6;
 impl Planner {
     /// Plans a join. Of its columns only those in `needed` are emitted, all if `None`, in their order.
     pub(super) fn join(&mut self, join: &Join, needed: Option<&[usize]>) -> Result<Flow> {
+        if join.null_aware && (join.on.len() > 1 || join.filter.is_some()) {
+            return self.join(&not_in_of_some(join)?, needed);
+        }
         let left = self.plan_for(&join.left, false)?;
         let right = self.plan_for(&join.right, false)?;
         let sizes = (estimate(&join.left), estimate(&join.right));
@@ -146,6 +149,26 @@ impl Planner {
         let filter = self.expression(filter, &used)?;
         Ok(Some(filter.transform(|part| at_places(part, &places)).data()?))
     }
+}
+
+/// A `not in` with further conditions as an anti join that knows nothing of nulls: it drops a row if among those that meet
+/// the other conditions is one whose key is equal, or may be.
+fn not_in_of_some(join: &Join) -> Result<Join> {
+    // What the subquery selects is its first column.
+    let selected: ColumnName = join.right.schema().qualified_field(0).into();
+    let is_selected = |expr: &Expr| matches!(expr, Expr::Column(column) if *column == selected);
+    let Some(index) = join.on.iter().position(|(_, right)| is_selected(right)) else {
+        return Err(Error::unsupported("NOT IN of a constant and a correlated subquery"));
+    };
+    let mut join = join.clone();
+    let (left, right) = join.on.remove(index);
+    let equal = Expr::IsNotFalse(Box::new(left.eq(right)));
+    join.filter = Some(match join.filter.take() {
+        Some(filter) => filter.and(equal),
+        None => equal,
+    });
+    join.null_aware = false;
+    Ok(join)
 }
 
 fn smaller(left: Estimate, right: Estimate) -> JoinSide {

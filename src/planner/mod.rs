@@ -14,6 +14,7 @@ mod columns;
 mod estimate;
 mod expr;
 mod join;
+mod reorder;
 mod repeated;
 mod scan;
 mod sort;
@@ -32,6 +33,7 @@ use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 
 use datafusion_physical_expr::expressions::lit;
 
+pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
 
 use crate::error::{Error, Result};

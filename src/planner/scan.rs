@@ -1,20 +1,20 @@
 //! Where rows come from: files and batches as tables of a logical plan, and as sources of a graph.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
-use aqueduct_operators::parquet::ParquetSource;
+use aqueduct_operators::parquet::{ParquetSource, TableStatistics};
 use aqueduct_operators::{Expression, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion_common::{DFSchema, Result as QueryResult, ScalarValue};
 use datafusion_expr::logical_plan::{EmptyRelation, TableScan, Values};
 use datafusion_expr::{Expr, TableProviderFilterPushDown, TableSource};
 use datafusion_physical_expr::expressions::Column;
 
-use super::estimate::{row_bytes, text_bytes, value_bytes};
+use super::estimate::{Facts, number, text_bytes, value_bytes};
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
@@ -34,7 +34,8 @@ pub(crate) struct ScanTable {
 #[derive(Debug)]
 enum Rows {
     Csv(CsvSource),
-    Parquet(ParquetSource),
+    /// And what its footers say, once somebody has asked.
+    Parquet(ParquetSource, OnceLock<TableStatistics>),
     Batches(Vec<RecordBatch>),
     Other(Shared),
 }
@@ -75,7 +76,7 @@ impl ScanTable {
     }
 
     pub(crate) fn parquet(source: ParquetSource) -> Self {
-        Self { schema: source.file_schema(), rows: Rows::Parquet(source) }
+        Self { schema: source.file_schema(), rows: Rows::Parquet(source, OnceLock::new()) }
     }
 
     pub(crate) fn batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
@@ -97,13 +98,25 @@ impl ScanTable {
                 let fields = self.schema.fields();
                 Some(bytes / fields.iter().map(|field| text_bytes(field.data_type())).sum::<f64>().max(1.0))
             }
-            Rows::Parquet(source) => {
-                let bytes: u64 = source.paths().filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).sum();
-                Some(PACKED * bytes as f64 / row_bytes(&self.schema))
-            }
+            Rows::Parquet(source, said) => said.get_or_init(|| source.statistics()).rows.map(|rows| rows as f64),
             Rows::Batches(batches) => Some(batches.iter().map(RecordBatch::num_rows).sum::<usize>() as f64),
             Rows::Other(_) => None,
         }
+    }
+
+    /// What is known of the column `index`.
+    pub(super) fn facts(&self, index: usize) -> Option<Facts> {
+        let rows = self.rows()?.max(1.0);
+        let Rows::Parquet(source, said) = &self.rows else { return Some(Facts { distinct: rows, range: None }) };
+        let column = said.get_or_init(|| source.statistics()).columns.get(index)?;
+        let range = column.min.as_ref().and_then(number).zip(column.max.as_ref().and_then(number));
+        let kind = self.schema.field(index).data_type();
+        let whole = kind.is_integer() || matches!(kind, DataType::Date32);
+        let distinct = match range {
+            Some((least, most)) if whole => (most - least + 1.0).min(rows),
+            _ => rows,
+        };
+        Some(Facts { distinct, range })
     }
 
     /// The same table with the wider type that a value asks for; `None` if its columns keep their types, or that
@@ -134,7 +147,7 @@ impl ScanTable {
         reading: Reading,
     ) -> Result<NodeId> {
         let source = match &self.rows {
-            Rows::Parquet(source) => {
+            Rows::Parquet(source, _) => {
                 let source = match projection {
                     Some(columns) => source.with_projection(columns)?,
                     None => source.clone(),
@@ -196,7 +209,7 @@ impl TableSource for ScanTable {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> QueryResult<Vec<TableProviderFilterPushDown>> {
         let supported = match self.rows {
-            Rows::Parquet(_) => TableProviderFilterPushDown::Exact,
+            Rows::Parquet(..) => TableProviderFilterPushDown::Exact,
             _ => TableProviderFilterPushDown::Unsupported,
         };
         Ok(vec![supported; filters.len()])
@@ -210,7 +223,7 @@ impl Planner {
         };
         let predicate = match scan.filters.iter().cloned().reduce(Expr::and) {
             None => None,
-            Some(filter) if matches!(table.rows, Rows::Parquet(_)) => {
+            Some(filter) if matches!(table.rows, Rows::Parquet(..)) => {
                 let rows = DFSchema::try_from_qualified_schema(scan.table_name.clone(), &table.schema)?;
                 Some(self.expression(&filter, &rows)?)
             }

@@ -118,6 +118,7 @@ impl LocalCluster {
         let format = copy.file_type.as_any().downcast_ref::<Format>().copied();
         let rows = match format {
             Some(Format::Csv) => frame.write_csv(&copy.output_url)?,
+            Some(Format::Parquet) => frame.write_parquet(&copy.output_url)?,
             _ => return Err(Error::unsupported(format!("copy to a file of the type {}", copy.file_type))),
         };
         self.columns([("count", Arc::new(arrow::array::UInt64Array::from(vec![rows])) as ArrayRef)])

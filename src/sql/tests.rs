@@ -127,6 +127,12 @@ fn a_query_is_copied_to_a_file() {
     let query = format!("copy (select n, n + 1 as next from numbers where n < 2) to '{}'", path.display());
     assert_eq!(i64s(&cluster, &query, "count"), [2]);
     assert_eq!(fs::read_to_string(&path).expect("the file"), "n,next\n0,1\n1,2\n");
+
+    let path = folder.path().join("out.parquet").display().to_string();
+    let query = format!(
+        "copy (select n, n * n as square from numbers) to '{path}'; select square from '{path}' where n in (5, 7)"
+    );
+    assert_eq!(i64s(&cluster, &query, "square"), [25, 49]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ select region, product, grouping(region) as gr, grouping(product) as gp, sum(qua
 -- rollup_partial
 select region, product, quantity, count(*) as n from sales group by region, rollup (product, quantity);
 -- rollup_having
-select region, count(*) as n from sales group by rollup (region) having count(*) > 50 order by n;
+select region, count(*) as n from sales group by rollup (region) having count(*) > 50 order by n, region;
 -- rollup_distinct
 select region, count(distinct product) as n from sales group by rollup (region);
 -- rollup_empty
