@@ -16,8 +16,8 @@ use aqueduct_runtime::{OperatorError, Result, Sink, SinkSpec};
 use arrow::record_batch::RecordBatch;
 use arrow_csv::WriterBuilder;
 
-use crate::target::{Begun, Target};
 use super::reader::poll;
+use crate::target::{Begun, Target};
 
 /// Bytes of text that are written at once, about.
 const BUFFER_BYTES: usize = 128 * 1024;

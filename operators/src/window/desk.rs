@@ -10,7 +10,6 @@ use aqueduct_runtime::spill::SpillSpace;
 use aqueduct_runtime::{OperatorContext, Result};
 use arrow::record_batch::RecordBatch;
 
-
 /// Accounts for what is made and loaded.
 pub(super) struct Desk {
     pub(super) account: Account,
