@@ -299,3 +299,22 @@ fn a_sort_that_is_cancelled_leaves_nothing() {
         });
     }
 }
+
+#[test]
+fn what_a_sort_takes_in_whatever_happens_below_does_not_spool() {
+    let cluster =
+        Cluster::start(ClusterConfig { workers: 2, memory_limit_bytes: 64 * MIB, ..ClusterConfig::default() });
+    let mut graph = Graph::new();
+    let input = source(&mut graph, Kind::Random, 10);
+    let sort = Sort::try_new(schema(), keys(&[(0, false)]), None).expect("sortable");
+    let sort = graph.operator("sort", sort, input.hash(["key"]));
+    let between = graph.map("between", sort, Ok);
+    let join =
+        graph.operator_with("join", aqueduct_runtime::testing::BuildThenProbe, [between.into(), input.hash(["key"])]);
+    graph.result("result", join);
+    let plan = cluster.expect("starts").plan(&graph).expect("plans").to_string();
+    let spools: Vec<_> = plan.lines().filter(|line| line.contains("spools")).collect();
+    // The source parks on what the join leaves unread of it; what the sort emits holds up nobody.
+    assert_eq!(spools.len(), 1, "{plan}");
+    assert!(spools[0].contains("hash(key)"), "{plan}");
+}

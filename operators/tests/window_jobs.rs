@@ -32,9 +32,10 @@ fn cluster(workers: usize, memory_limit_bytes: usize) -> Cluster {
 
 fn within_two_minutes<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = channel();
-    let thread = std::thread::spawn(move || {
+    let work = move || {
         let _ = done.send(test());
-    });
+    };
+    let thread = std::thread::Builder::new().name("a test".into()).spawn(work).expect("a thread");
     match result.recv_timeout(Duration::from_secs(120)) {
         Ok(value) => value,
         Err(RecvTimeoutError::Timeout) => panic!("it hangs: no end within two minutes"),
@@ -169,9 +170,9 @@ fn a_window_over_more_than_memory_is_admitted_at_16_mb_a_worker() {
         for batch in job.take_result(result).expect("taken once") {
             batches.push(batch.expect("it runs"));
         }
-        let spilled = cluster.memory().iter().map(|pool| pool.peak()).max();
+        let peak = cluster.memory().iter().map(|pool| pool.peak()).max();
         job.wait().expect("it ends well");
-        assert!(spilled.is_some_and(|peak| peak <= 16 * MIB));
+        assert!(peak.is_some_and(|peak| peak <= 16 * MIB));
         check(&batches, count);
         assert_clean(&cluster);
     });

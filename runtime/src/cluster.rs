@@ -316,7 +316,7 @@ impl Control {
         while let Some(core) = self.waiting.front() {
             let mut admissions = Vec::new();
             for (pool, &bytes) in self.shared.pools.iter().zip(core.plan.floor_bytes()) {
-                match pool.admit(bytes) {
+                match pool.admit_job(bytes, core.plan.half_limit_bytes) {
                     Some(admission) => admissions.push(admission),
                     None => {
                         drop(admissions);

@@ -57,7 +57,8 @@ pub enum OperatorError {
         needed_bytes: usize,
         /// Bytes that could be had at the most.
         available_bytes: usize,
-        /// The smallest limit per worker that would be enough.
+        /// A limit per worker that is enough for such a row in all the places it goes through, and half of it for
+        /// floors.
         sufficient_limit_bytes: usize,
     },
     /// A spill file does not hold what was written to it.

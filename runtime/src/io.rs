@@ -20,13 +20,53 @@ struct TicketInner {
     what: &'static str,
     done: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
+    kind: Kind,
+}
+
+/// Who brings a ticket about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Outside,
+    /// Another task of the same job.
+    Task,
+    /// Whoever gives memory back: so many bytes, of what floats on the worker.
+    Memory(usize),
 }
 
 impl Ticket {
     /// A ticket and the handle that completes it. `what` is shown in metrics, such as `reading`.
     pub fn new(what: &'static str) -> (Ticket, Completion) {
-        let inner = Arc::new(TicketInner { what, done: AtomicBool::new(false), wakers: Mutex::default() });
+        Self::of(what, Kind::Outside)
+    }
+
+    /// As [`Ticket::new`], for what another task of the same job will do. The watchdog sees to it that tasks do not
+    /// wait for each other in a circle.
+    pub fn of_task(what: &'static str) -> (Ticket, Completion) {
+        Self::of(what, Kind::Task)
+    }
+
+    fn of(what: &'static str, kind: Kind) -> (Ticket, Completion) {
+        let (done, wakers) = (AtomicBool::new(false), Mutex::default());
+        let inner = Arc::new(TicketInner { what, done, wakers, kind });
         (Ticket(Arc::clone(&inner)), Completion(inner))
+    }
+
+    /// Asks the task to call again once `bytes` float on its worker. For all others it is done.
+    pub(crate) fn for_memory(bytes: usize) -> Ticket {
+        Self::of("memory", Kind::Memory(bytes)).0
+    }
+
+    /// Bytes that are waited for, if it is memory.
+    pub(crate) fn memory_bytes(&self) -> Option<usize> {
+        match self.0.kind {
+            Kind::Memory(bytes) => Some(bytes),
+            Kind::Outside | Kind::Task => None,
+        }
+    }
+
+    /// Whether another task of the same job is waited for.
+    pub(crate) fn is_of_task(&self) -> bool {
+        self.0.kind == Kind::Task
     }
 
     /// What is waited for.

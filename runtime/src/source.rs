@@ -100,6 +100,11 @@ pub trait Source: Send {
     /// Any error ends the job; the source is not called again.
     fn start(&mut self, split: &Split) -> Result<()>;
 
+    /// Bytes that the next `read` may allocate for what it emits. The task waits until they are reserved.
+    fn step_bytes(&self, budget_bytes: usize) -> usize {
+        2 * budget_bytes
+    }
+
     /// Emits about `budget_bytes` of the split's rows to `out`, or says what it waits for.
     ///
     /// # Errors

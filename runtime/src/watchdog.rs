@@ -5,11 +5,12 @@
 //! away, again and again, every task that somebody outside the set could wake.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::ExecutionError;
 use crate::job::{JobCore, Running};
-use crate::memory::MemoryPool;
+use crate::memory::{MemoryPool, row_too_large};
 use crate::plan::Plan;
 use crate::task::Waiting;
 
@@ -33,6 +34,13 @@ impl Watch {
                 core.add_deadlock(cycle);
             }
             Found::Deadlock(cycle) => core.fail(ExecutionError::Deadlock(cycle)),
+            Found::LargeRow { task, bytes } => {
+                let place = core.with_running(|running| (running.tasks[task].place(), running.tasks[task].worker));
+                let Some((at, worker)) = place else { return };
+                let pool = &pools[worker];
+                let cause = row_too_large(pool, core.plan.half_limit_bytes, bytes, pool.available());
+                core.fail(ExecutionError::Operator { at, cause: Arc::new(cause) });
+            }
         }
     }
 
@@ -67,7 +75,12 @@ impl Watch {
             self.asked = true;
             return Some(Found::ShortOfMemory);
         }
-        Some(Found::Deadlock(cycle))
+        // A row far larger than batches are is what one cannot wait for.
+        let large = stuck.iter().find_map(|&task| match running.tasks[task].waiting() {
+            Waiting::Memory(bytes) if bytes > plan.hands_floor() => Some(Found::LargeRow { task, bytes }),
+            _ => None,
+        });
+        Some(large.unwrap_or(Found::Deadlock(cycle)))
     }
 }
 
@@ -75,6 +88,7 @@ enum Found {
     ShortOfMemory,
     Spooling(String),
     Deadlock(String),
+    LargeRow { task: usize, bytes: usize },
 }
 
 /// The largest set of tasks of which each waits for members only.
@@ -85,7 +99,7 @@ fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
     let mut stuck: Vec<bool> = waits
         .iter()
         .map(|wait| match wait {
-            Waiting::Input(_) | Waiting::Memory(_) => true,
+            Waiting::Input(_) | Waiting::Memory(_) | Waiting::Task => true,
             // The caller is outside.
             Waiting::Room(receivers) => receivers.iter().all(|(edge, _)| plan.edges[*edge].to_stage.is_some()),
             Waiting::Running | Waiting::Outside | Waiting::Ended => false,
@@ -108,8 +122,10 @@ fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
                     let receiver = (edge.to_stage.unwrap_or_default(), edge.receiver_of(port));
                     index.get(&receiver).is_some_and(|&receiver| stuck[receiver])
                 }),
-                // Whoever else runs may give memory back.
-                Waiting::Memory(_) => (0..stuck.len()).all(|other| stuck[other] || waits[other] == Waiting::Ended),
+                // Whoever else runs may give memory back, or be the one that is waited for.
+                Waiting::Memory(_) | Waiting::Task => {
+                    (0..stuck.len()).all(|other| stuck[other] || waits[other] == Waiting::Ended)
+                }
                 _ => false,
             };
             if !keeps {
@@ -151,6 +167,10 @@ fn describe(plan: &Plan, running: &Running, stuck: &[usize]) -> String {
             }
             Waiting::Memory(bytes) => {
                 path.push((current, format!("`{}` [{}] waits for {bytes} bytes", task.name(), task.partition)));
+                return join(&path);
+            }
+            Waiting::Task => {
+                path.push((current, format!("`{}` [{}] waits for another task", task.name(), task.partition)));
                 return join(&path);
             }
             _ => return join(&path),

@@ -86,14 +86,25 @@ fn a_row_that_is_too_large_is_refused_with_a_limit_that_is_enough() {
         let path = write_lines(&folder.path().join("long.csv"), "id,text", lines);
         let out = folder.path().join("out.csv");
         type Run = fn(&Frame, &Path) -> aqueduct::Result<u64>;
-        let jobs: [(&str, Run); 2] = [
+        let jobs: [(&str, Run); 3] = [
             ("filter", |frame, _| {
                 frame.filter(col("id").gt(lit(-1))).stream()?.map(|rows| Ok(rows?.num_rows() as u64)).sum()
             }),
             ("write", |frame, out| frame.write_csv(out)),
+            ("group", |frame, _| {
+                let groups = frame.group_by("text").size().stream()?;
+                let rows =
+                    groups.map(|groups| Ok(groups?.column(1).as_primitive::<Int64Type>().values().iter().sum::<i64>()));
+                rows.sum::<aqueduct::Result<i64>>().map(|rows| rows as u64)
+            }),
         ];
-        for (what, job) in jobs {
-            let mut limit = 4_000_000;
+        let starts = [4_000_000, 8_000_000, 16_000_000, 32_000_000];
+        for ((what, job), start) in jobs.into_iter().flat_map(|job| starts.map(|start| (job, start))) {
+            if what == "group" && start == 4_000_000 {
+                // What is too large there is no row, but the first table of a partial aggregate.
+                continue;
+            }
+            let mut limit = start;
             let mut refusals = 0;
             loop {
                 let cluster = cluster(2, limit);
@@ -106,9 +117,10 @@ fn a_row_that_is_too_large_is_refused_with_a_limit_that_is_enough() {
                         break;
                     }
                     Err(Error::Execution(ExecutionError::Operator { ref at, ref cause })) => match **cause {
-                        OperatorError::RowTooLarge { sufficient_limit_bytes, .. } => {
+                        OperatorError::RowTooLarge { needed_bytes, available_bytes, sufficient_limit_bytes } => {
                             println!("{what} at {limit}: node `{}`: {cause}", at.node);
                             assert!(sufficient_limit_bytes > limit, "{what} at {limit}: {cause}");
+                            assert!(needed_bytes > available_bytes, "{what} at {limit}: {cause}");
                             limit = sufficient_limit_bytes;
                             refusals += 1;
                         }
@@ -118,7 +130,7 @@ fn a_row_that_is_too_large_is_refused_with_a_limit_that_is_enough() {
                 }
                 assert!(refusals < 2, "{what}: the limit that the refusal named is not enough");
             }
-            assert!(limit < 20 * LONG_BYTES, "{what}: a row of {LONG_BYTES} bytes needs {limit}");
+            assert!(limit < 50 * LONG_BYTES, "{what}: a row of {LONG_BYTES} bytes needs {limit}");
         }
     });
 }

@@ -321,7 +321,7 @@ impl Buckets {
                 attempts = origin.attempts + 1;
                 used_bits = self.used_bits;
                 if needed > self.home.memory.most() || attempts > ATTEMPTS {
-                    return Err(row_too_large(&self.home.memory, needed));
+                    return Err(self.home.memory.row_too_large(needed));
                 }
             } else if used_bits + BITS > 60 {
                 return Err(OperatorError::new("groups on disk cannot be parted any further"));
@@ -351,19 +351,7 @@ impl Buckets {
     }
 
     fn too_large(&self, needed: usize) -> OperatorError {
-        row_too_large(&self.home.memory, needed)
-    }
-}
-
-/// The error of a row or value for which `needed` bytes are needed at once.
-pub(crate) fn row_too_large(memory: &Account, needed: usize) -> OperatorError {
-    let available = memory.most();
-    // A plan leaves half of a limit to float. The value goes on to others, who hold it, too.
-    let floors = memory.pool().limit().saturating_sub(available);
-    OperatorError::RowTooLarge {
-        needed_bytes: needed,
-        available_bytes: available,
-        sufficient_limit_bytes: (memory.pool().limit() / 4 * 5).max(2 * (needed + floors) + needed / 2),
+        self.home.memory.row_too_large(needed)
     }
 }
 

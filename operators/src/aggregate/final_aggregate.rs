@@ -59,6 +59,10 @@ impl OperatorSpec for FinalAggregate {
         (192 << 10) + self.aggregate.small_table_bytes() + 2 * frame_bytes(batch_bytes) + row
     }
 
+    fn emits_after_input(&self) -> bool {
+        true
+    }
+
     fn detail(&self) -> String {
         self.aggregate.detail()
     }

@@ -20,7 +20,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use buckets::row_too_large;
 pub use describe::Aggregate;
 pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;

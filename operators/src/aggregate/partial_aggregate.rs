@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
+use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::{Operator, OperatorContext, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::array::{Array, ArrayRef};
@@ -15,7 +16,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion_expr::GroupsAccumulator;
 
-use super::buckets::{own, piece_rows, row_too_large};
+use super::buckets::{own, piece_rows};
 use super::describe::Aggregate;
 use super::table::{Arguments, Emitted, Table, bytes_of};
 use crate::expression::failed;
@@ -83,6 +84,8 @@ struct PartialInstance {
     held: Reservation,
     groups: Vec<usize>,
     input: Option<Input>,
+    /// What to wait for before it is tried again.
+    short: Option<Ticket>,
     emission: Option<Emission>,
     finishing: bool,
     sample: Sample,
@@ -141,6 +144,7 @@ impl PartialInstance {
             batch_rows: context.batch_rows.max(1),
             groups: Vec::new(),
             input: None,
+            short: None,
             emission: None,
             finishing: false,
             sample: Sample::default(),
@@ -158,6 +162,9 @@ impl PartialInstance {
                 let (left, emitted) =
                     if self.sample.bypass > 0 { self.convert(input, out)? } else { (self.take_in(input)?, false) };
                 self.input = left;
+                if let Some(ticket) = self.short.take() {
+                    return Ok(Step::Blocked(ticket));
+                }
                 if emitted && self.input.is_some() {
                     return Ok(Step::MoreOutput);
                 }
@@ -186,7 +193,9 @@ impl PartialInstance {
             } else if self.table_rows > 0 {
                 self.flush()?;
             } else {
-                return Err(row_too_large(&self.memory, 2 * grown));
+                // Others may give back what one row needs.
+                let needed = 2 * grown + self.scratch_bytes(length);
+                self.short = Some(self.memory.wait_for(needed.saturating_sub(self.held.bytes()))?);
             }
             return Ok(Some(input));
         }

@@ -49,6 +49,8 @@ pub(crate) enum What {
         found: usize,
     },
     Unclosed,
+    /// It is longer than any may be.
+    Long,
     Value {
         column: usize,
         value: String,
@@ -73,10 +75,22 @@ pub(crate) struct Parsed {
 pub(crate) enum Rest {
     /// More records.
     More,
+    /// More records, of which the first needs so many bytes alone.
+    Large(usize),
     /// The beginning of a record, or the first half of a line end.
     Incomplete,
     /// Nothing.
     Nothing,
+}
+
+/// How large a batch may become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// About so many bytes.
+    pub(crate) budget_bytes: usize,
+    /// Not more than so many, for which there is memory.
+    pub(crate) most_bytes: usize,
+    pub(crate) rows: usize,
 }
 
 /// Makes batches of records.
@@ -100,17 +114,17 @@ impl BatchParser {
         Ok(Self { layout, index, columns, fixed_row_bytes, checks_utf8 })
     }
 
-    /// Makes one batch of about `budget_bytes` and at most `max_rows` rows of the records in
-    /// `bytes[from..limit]`. `eof` says that nothing follows `limit`.
+    /// Makes one batch of the records in `bytes[from..limit]`, or none if there is no room for the first.
+    /// `eof` says that nothing follows `limit`.
     pub(crate) fn parse(
         &mut self,
         bytes: &[u8],
         from: usize,
         limit: usize,
         eof: bool,
-        budget_bytes: usize,
-        max_rows: usize,
+        to: Room,
     ) -> Result<Parsed, Broken> {
+        let Room { budget_bytes, most_bytes, rows: max_rows } = to;
         let mut rows = 0;
         let mut at = from;
         let rest = loop {
@@ -125,6 +139,13 @@ impl BatchParser {
             }
             match self.index.fill(bytes, at, limit, eof, room) {
                 Filled::Rows { next } => {
+                    let chunk_bytes = self.index.rows() * self.fixed_row_bytes + (next - at);
+                    if used + chunk_bytes > most_bytes && rows > 0 {
+                        break Rest::More;
+                    }
+                    if used + chunk_bytes > most_bytes {
+                        break Rest::Large(chunk_bytes);
+                    }
                     self.push_chunk(bytes, at, next)?;
                     if rows == 0 {
                         self.reserve(room, next - at, limit - next, budget_bytes);

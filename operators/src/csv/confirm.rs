@@ -89,7 +89,8 @@ impl Confirmations {
             }
             before = previous;
         }
-        let (ticket, _) = entries.entry(split).or_default().waiting.get_or_insert_with(|| Ticket::new("predecessor"));
+        let (ticket, _) =
+            entries.entry(split).or_default().waiting.get_or_insert_with(|| Ticket::of_task("predecessor"));
         Start::Unknown(ticket.clone())
     }
 

@@ -12,6 +12,7 @@ use arrow::datatypes::DataType;
 use super::batch::{Broken, Layout, What};
 use super::column::Reason;
 use super::files::File;
+use super::reader::MAX_RECORD_BYTES;
 
 /// A CSV file that cannot be read as it stands. Found inside [`OperatorError::Other`].
 #[non_exhaustive]
@@ -87,6 +88,18 @@ pub enum CsvError {
         /// Line in which the record begins, from 1.
         line: u64,
     },
+    /// A record is longer than any may be.
+    #[error(
+        "{} line {line}: this record has more than {} MiB; is a quoted field of it never closed?",
+        name(.file),
+        MAX_RECORD_BYTES >> 20
+    )]
+    Long {
+        /// The file.
+        file: PathBuf,
+        /// Line in which the record begins, from 1.
+        line: u64,
+    },
     /// Two files of one source have different headers.
     #[error("{}: the columns are {found:?}, but those of {} are {expected:?}", name(.file), name(.first))]
     Header {
@@ -150,6 +163,7 @@ pub(crate) fn locate(file: &File, layout: &Arc<Layout>, offset: u64, broken: Bro
     match broken.what {
         What::Fields { found } => CsvError::Fields { file, line, expected: layout.columns(), found }.into(),
         What::Unclosed => CsvError::Unclosed { file, line }.into(),
+        What::Long => CsvError::Long { file, line }.into(),
         What::Value { column: at, value, reason } => {
             let (expected, column) = (column(at).data_type().clone(), column(at).name().clone());
             match reason {

@@ -12,14 +12,14 @@ use arrow::datatypes::{
     DataType, Date32Type, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
 };
 
-use super::batch::{Layout, What, read_record};
+use super::batch::{Broken, Layout, What, read_record};
 use super::column::Nulls;
 use super::error::locate;
 use super::files::{File, read_full};
 use super::index::{Filled, Index, PADDING_BYTES};
 use super::number::Number;
 use super::options::CsvOptions;
-use super::plain::MAX_RECORD_BYTES;
+use super::reader::MAX_RECORD_BYTES;
 
 /// What the first file says.
 #[derive(Debug)]
@@ -72,11 +72,9 @@ fn infer_file(file: &File, options: &CsvOptions) -> Result<Option<(Inferred, usi
                 let more = sample.filled.max(1);
                 sample.extend(file, &mut *text, more)?;
             }
-            Ok(None) => {
-                let (needed_bytes, available_bytes) = (sample.filled, MAX_RECORD_BYTES);
-                return Err(OperatorError::RowTooLarge { needed_bytes, available_bytes, sufficient_limit_bytes: 0 });
-            }
-            Err(broken) => {
+            failed => {
+                let long = Broken { record: start, what: What::Long };
+                let broken = failed.err().unwrap_or(long);
                 let empty = Arc::new(Schema::empty());
                 let layout =
                     Layout { dialect, nulls, file_schema: Arc::clone(&empty), projection: vec![], schema: empty };

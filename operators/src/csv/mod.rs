@@ -19,6 +19,7 @@ mod infer;
 mod number;
 mod options;
 mod plain;
+mod reader;
 mod records;
 mod scan;
 mod simd;
@@ -35,5 +36,4 @@ pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;
 
-pub(crate) use plain::{blocked, poll};
-pub(crate) use scan::too_large;
+pub(crate) use reader::{blocked, poll};

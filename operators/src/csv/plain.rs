@@ -12,35 +12,26 @@
 
 use std::sync::Arc;
 
-use aqueduct_runtime::io::Pending;
-use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::{OperatorError, Outbox, Result, Source, SourceContext, SourceStep, Split};
 
-use super::batch::{BatchParser, Broken, Rest, What};
+use super::batch::{Broken, Rest, What};
 use super::confirm::Start;
-use super::error::locate;
 use super::files::short_name;
-use super::index::{PADDING_BYTES, index_bytes, skip_blank_lines};
+use super::index::{PADDING_BYTES, skip_blank_lines};
+use super::reader::{MAX_RECORD_BYTES, Reader, blocked, has_failed, poll};
 use super::records::{Boundary, Walk};
-use super::scan::{Shared, SplitRange, check_header, too_large};
+use super::scan::{Shared, SplitRange, check_header};
 
 /// Bytes behind a split that are read with it: most records that begin in it end there.
 pub(crate) const TAIL_BYTES: usize = 4 * 1024;
 
-/// The longest record there may be.
-pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
-
 /// One partition of a scan over plain files.
 pub(crate) struct Plain {
-    shared: Arc<Shared>,
-    context: SourceContext,
-    parser: BatchParser,
+    reader: Reader,
     state: State,
     /// The buffer, when no block is in use and nothing is being read to it.
     spare: Vec<u8>,
-    /// What [`Plain::spare`] or the block in its place, the index and the scratch take.
-    reservation: Reservation,
-    range: Option<SplitRange>,
     ended: bool,
 }
 
@@ -71,41 +62,42 @@ enum State {
 
 impl Plain {
     pub(crate) fn open(shared: Arc<Shared>, context: SourceContext) -> Result<Self> {
-        let parser = BatchParser::new(Arc::clone(&shared.layout))?;
-        let mut reservation = context.memory.reservation();
-        let needed = index_bytes(shared.layout.columns());
-        if !reservation.try_grow(needed) {
-            return Err(too_large(&context.memory, needed));
+        let mut reader = Reader::open(shared, context)?;
+        let index_bytes = reader.index_bytes();
+        if reader.reserve(index_bytes)?.is_some() {
+            return Err(reader.context.memory.row_too_large(index_bytes));
         }
-        Ok(Self { shared, context, parser, state: State::Idle, spare: vec![], reservation, range: None, ended: true })
+        Ok(Self { reader, state: State::Idle, spare: vec![], ended: true })
     }
 
-    /// The buffer, able to hold `length` bytes and padding.
-    fn buffer(&mut self, mut bytes: Vec<u8>, length: usize) -> Result<Vec<u8>> {
+    /// Makes a buffer hold `length` bytes and padding, or says what to wait for.
+    fn enlarge(&mut self, bytes: &mut Vec<u8>, length: usize) -> Result<Option<Ticket>> {
         let needed = length + PADDING_BYTES;
         if bytes.len() < needed {
             // While it grows the old buffer and the new one are both there.
-            let total = index_bytes(self.shared.layout.columns()) + needed;
-            let both = total + bytes.capacity();
-            if !self.reservation.try_set(both) {
-                return Err(too_large(&self.context.memory, both));
+            let total = self.reader.index_bytes() + needed;
+            if let Some(ticket) = self.reader.reserve(total + bytes.capacity())? {
+                return Ok(Some(ticket));
             }
             bytes.reserve_exact(needed - bytes.len());
             bytes.resize(needed, 0);
-            self.reservation.set(total);
+            self.reader.reservation.set(total);
         }
-        Ok(bytes)
+        Ok(None)
     }
 
-    /// Reads on behind what `block` holds, up to `length` bytes in total.
-    fn extend(&mut self, block: Block, length: usize) -> Result<()> {
-        let range = self.range.ok_or_else(no_split)?;
-        let size = self.shared.files[range.file].size;
+    /// Reads on behind what `block` holds, up to `length` bytes in total. Gives the block back if memory is to be
+    /// waited for.
+    fn extend(&mut self, mut block: Block, length: usize) -> Result<Option<(Block, Ticket)>> {
+        let range = self.reader.range()?;
+        let size = self.reader.shared.files[range.file].size;
         let available = usize::try_from(size - block.offset).unwrap_or(usize::MAX);
         let length = length.min(available);
-        let bytes = self.buffer(block.bytes, length)?;
-        let mut block = Block { bytes, eof: length == available, ..block };
-        let shared = Arc::clone(&self.shared);
+        if let Some(ticket) = self.enlarge(&mut block.bytes, length)? {
+            return Ok(Some((block, ticket)));
+        }
+        block.eof = length == available;
+        let shared = Arc::clone(&self.reader.shared);
         let first = block.filled == 0;
         let work = move || {
             let into = &mut block.bytes[block.filled..length];
@@ -116,23 +108,23 @@ impl Plain {
             }
             Ok(block)
         };
-        self.state = State::Reading(self.context.io.run("reading", work));
-        Ok(())
+        self.state = State::Reading(self.reader.context.io.run("reading", work));
+        Ok(None)
     }
 
     /// Decides where the split's records begin and end, or says what is missing for that.
     fn cut(&mut self, block: Block) -> Result<Option<SourceStep>> {
-        let range = self.range.ok_or_else(no_split)?;
-        let (start, end) = match self.shared.confirmations.start(range.index) {
+        let range = self.reader.range()?;
+        let (start, end) = match self.reader.shared.confirmations.start(range.index) {
             Start::Known(start, end) => (start, end),
             Start::Unknown(ticket) => {
                 self.state = State::Cutting(block);
                 return Ok(Some(SourceStep::Blocked(ticket)));
             }
             Start::Abandoned { split, from, bound } => {
-                let shared = Arc::clone(&self.shared);
+                let shared = Arc::clone(&self.reader.shared);
                 let work = move || shared.walk(range.file, from, bound);
-                self.state = State::Resolving(block, split, self.context.io.run("reading", work));
+                self.state = State::Resolving(block, split, self.reader.context.io.run("reading", work));
                 return Ok(None);
             }
         };
@@ -140,7 +132,7 @@ impl Plain {
             Some(end) => end,
             None => match self.find_end(block, range, start)? {
                 Ok((block, end)) => {
-                    self.shared.confirmations.publish(range.index, end, range.last);
+                    self.reader.shared.confirmations.publish(range.index, end, range.last);
                     return self.begin(block, start, end).map(|()| None);
                 }
                 Err(step) => return Ok(step),
@@ -161,7 +153,7 @@ impl Plain {
         }
         let relative = |offset: u64| (offset - block.offset) as usize;
         let (from, bound) = edges(range, &block, relative(start), relative(range.end));
-        match self.shared.layout.dialect.boundary(&block.bytes[..block.filled], from, bound, block.eof) {
+        match self.reader.shared.layout.dialect.boundary(&block.bytes[..block.filled], from, bound, block.eof) {
             Boundary::At(end) => {
                 let end = block.offset + end as u64;
                 Ok(Ok((block, end)))
@@ -173,28 +165,31 @@ impl Plain {
             Boundary::Within(record) => {
                 let length = block.filled - record;
                 if length > MAX_RECORD_BYTES {
-                    return Err(too_large(&self.context.memory, length));
+                    self.fail(block.offset, Broken { record, what: What::Long });
+                    return Ok(Err(None));
                 }
-                let more = length.max(16 * self.shared.tail_bytes).max(1);
+                let more = length.max(16 * self.reader.shared.tail_bytes).max(1);
                 let length = block.filled + more;
-                self.extend(block, length)?;
-                Ok(Err(None))
+                Ok(Err(self.extend(block, length)?.map(|(block, ticket)| {
+                    self.state = State::Cutting(block);
+                    SourceStep::Blocked(ticket)
+                })))
             }
         }
     }
 
     /// Begins to parse what lies between two record starts.
     fn begin(&mut self, block: Block, start: u64, end: u64) -> Result<()> {
-        let range = self.range.ok_or_else(no_split)?;
+        let range = self.reader.range()?;
         if start >= end {
             // Every byte of the split belongs to a record that began before it.
             return self.finish(block.bytes);
         }
         let (mut at, limit) = ((start - block.offset) as usize, (end - block.offset) as usize);
         debug_assert!(limit <= block.filled);
-        if range.begin == 0 && self.shared.header.is_some() {
+        if range.begin == 0 && self.reader.shared.header.is_some() {
             let eof = block.eof && limit == block.filled;
-            match check_header(&self.shared, range.file, &block.bytes, at, limit, eof) {
+            match check_header(&self.reader.shared, range.file, &block.bytes, at, limit, eof) {
                 Ok(Some(next)) => at = next,
                 Ok(None) => at = limit,
                 Err(Ok(broken)) => {
@@ -208,26 +203,21 @@ impl Plain {
         Ok(())
     }
 
-    /// The line of what is broken is looked for on an I/O thread; the error is the next step's result.
+    /// The error is the next step's result.
     fn fail(&mut self, block_offset: u64, broken: Broken) {
-        let shared = Arc::clone(&self.shared);
-        let file = self.range.map_or(0, |range| range.file);
-        let work = move || {
-            let offset = block_offset + broken.record as u64;
-            locate(&shared.files[file], &shared.layout, offset, broken)
-        };
-        self.state = State::Failing(self.context.io.run("reading", work));
+        self.state = State::Failing(self.reader.locate(block_offset + broken.record as u64, broken));
     }
 
     fn finish(&mut self, bytes: Vec<u8>) -> Result<()> {
-        let range = self.range.take().ok_or_else(no_split)?;
-        self.shared.confirmations.release(range.index);
+        let range = self.reader.range()?;
+        self.reader.range = None;
+        self.reader.shared.confirmations.release(range.index);
         self.ended = true;
         // A record that was longer than usual does not keep its memory.
-        let usual = self.shared.split_bytes + 17 * self.shared.tail_bytes + PADDING_BYTES + 1;
+        let usual = self.reader.shared.split_bytes + 17 * self.reader.shared.tail_bytes + PADDING_BYTES + 1;
         if bytes.capacity() > usual {
             drop(bytes);
-            self.reservation.set(index_bytes(self.shared.layout.columns()));
+            self.reader.reservation.set(self.reader.index_bytes());
         } else {
             self.spare = bytes;
         }
@@ -267,27 +257,30 @@ fn guess(shared: &Shared, range: SplitRange, block: &Block) {
     }
 }
 
-fn no_split() -> OperatorError {
-    OperatorError::new("a CSV source was read without a split")
-}
-
 impl Source for Plain {
     fn start(&mut self, split: &Split) -> Result<()> {
-        let range = SplitRange::decode(split)?;
-        self.range = Some(range);
+        let range = self.reader.start(split)?;
         self.ended = false;
         let offset = range.begin.saturating_sub(1);
         // Never less than a byte order mark has.
-        let length = ((range.end - offset) as usize + self.shared.tail_bytes).max(4);
+        let length = ((range.end - offset) as usize + self.reader.shared.tail_bytes).max(4);
         let bytes = std::mem::take(&mut self.spare);
-        self.extend(Block { bytes, filled: 0, offset, eof: false }, length)
+        match self.extend(Block { bytes, filled: 0, offset, eof: false }, length)? {
+            None => Ok(()),
+            // The floor has room for a split.
+            Some(_) => Err(self.reader.context.memory.row_too_large(length)),
+        }
+    }
+
+    fn step_bytes(&self, budget_bytes: usize) -> usize {
+        self.reader.step_bytes(budget_bytes)
     }
 
     fn read(&mut self, budget_bytes: usize, out: &mut Outbox) -> Result<SourceStep> {
         loop {
             match std::mem::replace(&mut self.state, State::Idle) {
                 State::Idle if self.ended => return Ok(SourceStep::Done),
-                State::Idle => return Err(OperatorError::new("a CSV source was read after it had failed")),
+                State::Idle => return Err(has_failed()),
                 State::Reading(pending) => match poll(pending)? {
                     Ok(block) => self.state = State::Cutting(block?),
                     Err(pending) => {
@@ -303,7 +296,7 @@ impl Source for Plain {
                 }
                 State::Resolving(block, split, pending) => match poll(pending)? {
                     Ok(end) => {
-                        self.shared.confirmations.publish(split, end?, false);
+                        self.reader.shared.confirmations.publish(split, end?, false);
                         self.state = State::Cutting(block);
                     }
                     Err(pending) => {
@@ -314,8 +307,7 @@ impl Source for Plain {
                 },
                 State::Parsing { block, at, limit } => {
                     let eof = block.eof && limit == block.filled;
-                    let rows = self.context.batch_rows;
-                    let parsed = match self.parser.parse(&block.bytes, at, limit, eof, budget_bytes, rows) {
+                    let parsed = match self.reader.parse(&block.bytes, (at, limit, eof), budget_bytes) {
                         Ok(parsed) => parsed,
                         Err(broken) => {
                             self.fail(block.offset, broken);
@@ -325,7 +317,7 @@ impl Source for Plain {
                     if let Some(batch) = parsed.batch {
                         out.push(batch);
                     }
-                    if parsed.rest == Rest::More && parsed.next < limit {
+                    if matches!(parsed.rest, Rest::More | Rest::Large(_)) && parsed.next < limit {
                         self.state = State::Parsing { block, at: parsed.next, limit };
                         return Ok(SourceStep::More);
                     }
@@ -345,26 +337,10 @@ impl Source for Plain {
     }
 }
 
-/// Takes the result of work on an I/O thread, or gives the work back to be waited for.
-pub(crate) fn poll<T>(mut pending: Pending<T>) -> Result<std::result::Result<T, Pending<T>>> {
-    // The order matters: a ticket that is done has its value in place.
-    let done = pending.ticket().is_done();
-    match pending.take() {
-        Some(value) => Ok(Ok(value)),
-        None if done => Err(OperatorError::new("the work of an I/O thread panicked")),
-        None => Ok(Err(pending)),
-    }
-}
-
-/// What to return while `pending` is waited for.
-pub(crate) fn blocked<T>(pending: &Pending<T>) -> SourceStep {
-    SourceStep::Blocked(pending.ticket().clone())
-}
-
 impl Drop for Plain {
     fn drop(&mut self) {
-        if let Some(range) = self.range {
-            self.shared.confirmations.abandon(range.index, range.end, range.last);
+        if let Some(range) = self.reader.range {
+            self.reader.shared.confirmations.abandon(range.index, range.end, range.last);
         }
     }
 }

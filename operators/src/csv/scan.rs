@@ -5,7 +5,6 @@
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use aqueduct_runtime::memory::Account;
 use aqueduct_runtime::{OperatorError, Outbox, Result, Scan, Source, SourceContext, SourceStep, Split};
 use parking_lot::Mutex;
 
@@ -113,16 +112,6 @@ pub(crate) fn check_header(
     Err(Err(error.into()))
 }
 
-/// A record or a buffer that does not fit.
-pub(crate) fn too_large(memory: &Account, needed_bytes: usize) -> OperatorError {
-    let available_bytes = memory.room() + memory.held();
-    // The row is there twice, as text and as values, and what comes after the source holds it too. A plan for a larger
-    // limit sets aside more in floors, up to half of it.
-    let others_bytes = memory.pool().charged().saturating_sub(memory.held());
-    let sufficient_limit_bytes = 2 * (others_bytes + 2 * needed_bytes);
-    OperatorError::RowTooLarge { needed_bytes, available_bytes, sufficient_limit_bytes }
-}
-
 /// The bytes of one split, as they travel in [`Split::payload`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SplitRange {
@@ -161,12 +150,12 @@ struct Cursor {
 pub(crate) struct CsvScan {
     shared: Arc<Shared>,
     cursor: Mutex<Cursor>,
-    /// Splits begin small and double.
-    small: bool,
+    /// Splits begin small and double, once for all of so many readers.
+    small: Option<usize>,
 }
 
 impl CsvScan {
-    pub(crate) fn new(shared: Shared, small: bool) -> Self {
+    pub(crate) fn new(shared: Shared, small: Option<usize>) -> Self {
         Self { shared: Arc::new(shared), cursor: Mutex::default(), small }
     }
 
@@ -178,10 +167,9 @@ impl CsvScan {
 
     fn length(&self, index: u64) -> u64 {
         let full = self.shared.split_bytes as u64;
-        if !self.small {
-            return full;
-        }
-        (SMALL_SPLIT_BYTES as u64).checked_shl(u32::try_from(index).unwrap_or(32).min(32)).unwrap_or(full).min(full)
+        let Some(readers) = self.small else { return full };
+        let round = u32::try_from(index / readers.max(1) as u64).unwrap_or(32).min(32);
+        (SMALL_SPLIT_BYTES as u64).checked_shl(round).unwrap_or(full).min(full)
     }
 }
 
@@ -252,6 +240,14 @@ impl Source for Instance {
                 None => Plain::open(Arc::clone(&self.shared), self.context.clone())?,
             };
             self.plain.insert(plain).start(split)
+        }
+    }
+
+    fn step_bytes(&self, budget_bytes: usize) -> usize {
+        match (&self.plain, &self.stream) {
+            (Some(plain), _) if !self.streams => plain.step_bytes(budget_bytes),
+            (_, Some(stream)) if self.streams => stream.step_bytes(budget_bytes),
+            _ => 2 * budget_bytes,
         }
     }
 

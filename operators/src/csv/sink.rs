@@ -9,15 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
-use aqueduct_runtime::io::Pending;
+use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::sink::{CloseStep, Receipt, SinkContext, SinkStep};
 use aqueduct_runtime::{OperatorError, Result, Sink, SinkSpec};
 use arrow::record_batch::RecordBatch;
 use arrow_csv::WriterBuilder;
 
-use super::plain::poll;
-use super::scan::too_large;
+use super::reader::poll;
 use crate::target::{Begun, Target};
 
 /// Bytes of text that are written at once, about.
@@ -65,7 +64,7 @@ impl CsvSink {
         let handle = Arc::new(file.handle().map_err(|error| self.target.failed(error))?);
         let mut reservation = context.memory.reservation();
         if !reservation.try_grow(2 * BUFFER_BYTES) {
-            return Err(too_large(&context.memory, 2 * BUFFER_BYTES));
+            return Err(context.memory.row_too_large(2 * BUFFER_BYTES));
         }
         Ok(CsvFile {
             path: self.path().to_path_buf(),
@@ -143,16 +142,18 @@ enum Closing {
 }
 
 impl CsvFile {
-    /// Encodes rows behind what is in the buffer, which they fit in unless they are one row and it is empty.
-    fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Encodes rows behind what is in the buffer, which they fit in unless they are one row and it is empty; or says
+    /// what to wait for before that.
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Option<Ticket>> {
         let needed = self.buffer.len() + Self::text_bytes(batch);
         if needed > self.buffer.capacity() {
             if self.buffer.is_empty() {
                 // Nothing is moved: the old buffer goes before there is a new one.
                 self.buffer = Vec::new();
             }
-            if !self.reservation.try_set(self.buffer.capacity() + needed + self.other_bytes()) {
-                return Err(too_large(&self.context.memory, needed));
+            let both = self.buffer.capacity() + needed + self.other_bytes();
+            if !self.reservation.try_set(both) {
+                return self.context.memory.wait_for(both - self.reservation.bytes()).map(Some);
             }
             self.buffer.reserve_exact(needed - self.buffer.len());
         }
@@ -163,7 +164,7 @@ impl CsvFile {
         self.header = false;
         // Text longer than the estimate is there already.
         self.reservation.set((self.buffer.capacity() + self.other_bytes()).max(2 * BUFFER_BYTES));
-        Ok(())
+        Ok(None)
     }
 
     /// Bytes of the buffer that is not being filled.
@@ -198,7 +199,7 @@ impl CsvFile {
         Ok(true)
     }
 
-    fn blocked(&self) -> Option<aqueduct_runtime::io::Ticket> {
+    fn blocked(&self) -> Option<Ticket> {
         self.writing.as_ref().map(|writing| writing.ticket().clone())
     }
 
@@ -249,7 +250,10 @@ impl Sink for CsvFile {
                 self.rest = Some(batch);
                 continue;
             };
-            self.encode(&batch.slice(0, rows))?;
+            if let Some(ticket) = self.encode(&batch.slice(0, rows))? {
+                self.rest = Some(batch);
+                return Ok(SinkStep::Blocked(ticket));
+            }
             if rows < batch.num_rows() {
                 self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
             }
@@ -274,7 +278,9 @@ impl Sink for CsvFile {
         if self.header {
             // No batch came; the columns are told all the same.
             let empty = RecordBatch::new_empty(Arc::clone(&self.context.schema));
-            self.encode(&empty)?;
+            if let Some(ticket) = self.encode(&empty)? {
+                return Ok(CloseStep::Blocked(ticket));
+            }
         }
         // Twice: once for what is in the buffer, once to know that it was written.
         while !self.buffer.is_empty() || self.writing.is_some() {

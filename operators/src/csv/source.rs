@@ -81,8 +81,8 @@ impl CsvSource {
         Ok(Self { layout: Arc::new(layout), ..self.clone() })
     }
 
-    /// The same files, read in small splits at first that double up to the usual ones: for a reader that
-    /// is likely to stop early, such as `head`.
+    /// The same files, read in small splits at first that double up to the usual ones, for all readers together: for
+    /// whoever is likely to stop early, such as `head`.
     #[must_use]
     pub fn with_small_reads(&self) -> Self {
         Self { small_reads: true, ..self.clone() }
@@ -159,7 +159,7 @@ impl SourceSpec for CsvSource {
     }
 
     fn scan(&self, context: ScanContext) -> Result<Arc<dyn Scan>> {
-        Ok(Arc::new(self.csv_scan(split_bytes(context.batch_bytes), TAIL_BYTES)))
+        Ok(Arc::new(self.csv_scan(split_bytes(context.batch_bytes), TAIL_BYTES, context.partitions)))
     }
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
@@ -196,8 +196,9 @@ impl SourceSpec for CsvSource {
 
 impl CsvSource {
     /// A scan whose splits have `split_bytes` and are read with `tail_bytes` behind them.
-    pub(crate) fn csv_scan(&self, split_bytes: usize, tail_bytes: usize) -> CsvScan {
+    pub(crate) fn csv_scan(&self, split_bytes: usize, tail_bytes: usize, readers: usize) -> CsvScan {
         let (files, layout) = (Arc::clone(&self.files), Arc::clone(&self.layout));
-        CsvScan::new(Shared::new(files, layout, self.header.clone(), split_bytes, tail_bytes), self.small_reads)
+        let shared = Shared::new(files, layout, self.header.clone(), split_bytes, tail_bytes);
+        CsvScan::new(shared, self.small_reads.then_some(readers))
     }
 }

@@ -7,16 +7,14 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use aqueduct_runtime::io::Pending;
-use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::{OperatorError, Outbox, Result, Source, SourceContext, SourceStep, Split};
 
-use super::batch::{BatchParser, Broken, Rest};
-use super::error::locate;
+use super::batch::{Broken, Rest, What};
 use super::files::read_full;
-use super::index::{PADDING_BYTES, index_bytes};
-use super::plain::{MAX_RECORD_BYTES, blocked, poll};
-use super::scan::{Shared, SplitRange, check_header, too_large};
+use super::index::PADDING_BYTES;
+use super::reader::{MAX_RECORD_BYTES, Reader, blocked, has_failed, poll};
+use super::scan::{Shared, check_header};
 
 /// Room in front of a piece for the beginning of a record.
 const HEADROOM_BYTES: usize = 16 * 1024;
@@ -35,11 +33,7 @@ type Text = Box<dyn Read + Send>;
 
 /// One partition of a scan over compressed files.
 pub(crate) struct Stream {
-    shared: Arc<Shared>,
-    context: SourceContext,
-    parser: BatchParser,
-    reservation: Reservation,
-    range: Option<SplitRange>,
+    reader: Reader,
     state: State,
     /// The piece behind the current one, as it is decoded.
     ahead: Option<Pending<Result<(Text, Piece)>>>,
@@ -68,6 +62,13 @@ enum State {
         left: Option<Piece>,
         offset: u64,
     },
+    /// The next piece is there.
+    Joining {
+        left: Option<Piece>,
+        piece: Piece,
+        offset: u64,
+        text: Text,
+    },
     Parsing {
         piece: Piece,
         offset: u64,
@@ -75,16 +76,17 @@ enum State {
     Failing(Pending<OperatorError>),
 }
 
+/// What joining two pieces comes to.
+enum Joined {
+    Piece(Piece),
+    /// Memory is to be waited for.
+    Waits(Piece, Piece, Ticket),
+}
+
 impl Stream {
     pub(crate) fn open(shared: Arc<Shared>, context: SourceContext) -> Result<Self> {
-        let parser = BatchParser::new(Arc::clone(&shared.layout))?;
-        let reservation = context.memory.reservation();
         Ok(Self {
-            shared,
-            context,
-            parser,
-            reservation,
-            range: None,
+            reader: Reader::open(shared, context)?,
             state: State::Idle,
             ahead: None,
             text: None,
@@ -94,21 +96,21 @@ impl Stream {
         })
     }
 
-    /// Makes the reservation what buffers, index and decoder take.
-    fn reserve(&mut self, decoder_bytes: usize) -> Result<()> {
-        let buffers = stream_bytes(self.shared.split_bytes) + self.extra_bytes;
-        let needed = buffers + decoder_bytes + index_bytes(self.shared.layout.columns());
-        if self.reservation.try_set(needed) { Ok(()) } else { Err(too_large(&self.context.memory, needed)) }
+    /// What buffers, index and decoder take, with `extra_bytes` beyond the usual buffers.
+    fn needed_bytes(&self, extra_bytes: usize) -> usize {
+        let shared = &self.reader.shared;
+        let decoder_bytes = self.reader.range.map_or(0, |range| shared.files[range.file].decoder_bytes());
+        stream_bytes(shared.split_bytes) + extra_bytes + decoder_bytes + self.reader.index_bytes()
     }
 
     /// Starts to decode the next piece, unless that is under way or the text has ended.
     fn decode_ahead(&mut self) {
         let Some(mut text) = self.text.take() else { return };
         let mut bytes = self.spare.pop().unwrap_or_default();
-        let piece = piece_bytes(self.shared.split_bytes);
-        let shared = Arc::clone(&self.shared);
-        let file = self.range.map_or(0, |range| range.file);
-        self.ahead = Some(self.context.io.run("decoding", move || {
+        let shared = Arc::clone(&self.reader.shared);
+        let piece = piece_bytes(shared.split_bytes);
+        let file = self.reader.range.map_or(0, |range| range.file);
+        self.ahead = Some(self.reader.context.io.run("decoding", move || {
             bytes.resize(HEADROOM_BYTES + piece + PADDING_BYTES, 0);
             let length = read_full(&mut text, &mut bytes[HEADROOM_BYTES..HEADROOM_BYTES + piece])
                 .map_err(|error| OperatorError::io("decoding", &shared.files[file].path, error))?;
@@ -117,66 +119,57 @@ impl Stream {
         }));
     }
 
-    /// Puts what is left of a piece in front of the next one.
-    fn join(&mut self, left: Option<Piece>, mut piece: Piece) -> Result<Piece> {
-        let Some(left) = left else { return Ok(piece) };
+    /// Puts what is left of a piece in front of the next one, or gives both back if memory is to be waited for.
+    fn join(&mut self, left: Option<Piece>, mut piece: Piece) -> Result<Joined> {
+        let Some(left) = left else { return Ok(Joined::Piece(piece)) };
         let length = left.to - left.from;
-        if length > MAX_RECORD_BYTES {
-            return Err(too_large(&self.context.memory, length));
-        }
-        let beginning = &left.bytes[left.from..left.to];
         if length <= piece.from {
             piece.from -= length;
-            piece.bytes[piece.from..piece.from + length].copy_from_slice(beginning);
+            piece.bytes[piece.from..piece.from + length].copy_from_slice(&left.bytes[left.from..left.to]);
             self.put_back(left.bytes);
-            return Ok(piece);
+            return Ok(Joined::Piece(piece));
         }
         // A long record: one buffer for all of it. The doubling keeps the copies few.
         let text = piece.to - piece.from;
         let needed = length + text + PADDING_BYTES;
+        if left.bytes.len() < needed {
+            let capacity = needed.max(2 * left.bytes.len());
+            // While it grows the old buffer and the new one are both there.
+            let extra_bytes = 2 * capacity;
+            let needed_bytes = self.needed_bytes(extra_bytes);
+            if let Some(ticket) = self.reader.reserve(needed_bytes)? {
+                return Ok(Joined::Waits(left, piece, ticket));
+            }
+            self.extra_bytes = extra_bytes;
+        }
         let mut bytes = left.bytes;
         bytes.copy_within(left.from..left.to, 0);
         if bytes.len() < needed {
-            let capacity = needed.max(2 * bytes.len());
-            let before = self.extra_bytes;
-            // While it grows the old buffer and the new one are both there.
-            self.extra_bytes = 2 * capacity;
-            let decoder_bytes = self.decoder_bytes();
-            if let Err(error) = self.reserve(decoder_bytes) {
-                self.extra_bytes = before;
-                return Err(error);
-            }
-            bytes.resize(capacity, 0);
+            bytes.resize(needed.max(2 * bytes.len()), 0);
         }
         bytes[length..length + text].copy_from_slice(&piece.bytes[piece.from..piece.to]);
         let joined = Piece { bytes, from: 0, to: length + text, eof: piece.eof };
         self.put_back(piece.bytes);
-        Ok(joined)
+        Ok(Joined::Piece(joined))
     }
 
     /// Keeps a buffer for the next piece, unless a long record has made it large.
     fn put_back(&mut self, bytes: Vec<u8>) {
-        if bytes.len() <= HEADROOM_BYTES + piece_bytes(self.shared.split_bytes) + PADDING_BYTES {
+        if bytes.len() <= HEADROOM_BYTES + piece_bytes(self.reader.shared.split_bytes) + PADDING_BYTES {
             self.spare.push(bytes);
             self.spare.truncate(2);
         }
     }
 
-    fn decoder_bytes(&self) -> usize {
-        self.range.map_or(0, |range| self.shared.files[range.file].decoder_bytes())
-    }
-
+    /// The error is the next step's result.
     fn fail(&mut self, offset: u64, broken: Broken) {
-        let shared = Arc::clone(&self.shared);
-        let file = self.range.map_or(0, |range| range.file);
-        let work = move || locate(&shared.files[file], &shared.layout, offset, broken);
-        self.state = State::Failing(self.context.io.run("decoding", work));
+        self.state = State::Failing(self.reader.locate(offset, broken));
     }
 
     /// Takes the header off `piece`; `None` if more is needed for that or it is wrong.
     fn take_header(&mut self, mut piece: Piece, offset: u64) -> Result<Option<(Piece, u64)>> {
-        let range = self.range.ok_or_else(no_split)?;
-        match check_header(&self.shared, range.file, &piece.bytes, piece.from, piece.to, piece.eof) {
+        let range = self.reader.range()?;
+        match check_header(&self.reader.shared, range.file, &piece.bytes, piece.from, piece.to, piece.eof) {
             Ok(Some(next)) => {
                 let offset = offset + (next - piece.from) as u64;
                 piece.from = next;
@@ -204,8 +197,7 @@ impl Stream {
         budget_bytes: usize,
         out: &mut Outbox,
     ) -> Result<Option<SourceStep>> {
-        let rows = self.context.batch_rows;
-        let parsed = match self.parser.parse(&piece.bytes, piece.from, piece.to, piece.eof, budget_bytes, rows) {
+        let parsed = match self.reader.parse(&piece.bytes, (piece.from, piece.to, piece.eof), budget_bytes) {
             Ok(parsed) => parsed,
             Err(broken) => {
                 self.fail(offset + (broken.record - piece.from) as u64, broken);
@@ -218,13 +210,13 @@ impl Stream {
         }
         let offset = offset + (parsed.next - piece.from) as u64;
         let piece = Piece { from: parsed.next, ..piece };
-        if parsed.rest == Rest::More {
+        if matches!(parsed.rest, Rest::More | Rest::Large(_)) {
             self.state = State::Parsing { piece, offset };
             return Ok(Some(SourceStep::More));
         }
         if piece.eof {
             self.put_back(piece.bytes);
-            self.range = None;
+            self.reader.range = None;
             self.text = None;
             self.extra_bytes = 0;
             self.state = State::Idle;
@@ -241,30 +233,33 @@ impl Stream {
     }
 }
 
-fn no_split() -> OperatorError {
-    OperatorError::new("a CSV source was read without a split")
-}
-
 impl Source for Stream {
     fn start(&mut self, split: &Split) -> Result<()> {
-        let range = SplitRange::decode(split)?;
-        self.range = Some(range);
-        self.header = self.shared.header.is_some();
-        self.reserve(self.shared.files[range.file].decoder_bytes())?;
+        let range = self.reader.start(split)?;
+        self.header = self.reader.shared.header.is_some();
+        let needed_bytes = self.needed_bytes(0);
+        if self.reader.reserve(needed_bytes)?.is_some() {
+            // The floor has room for the usual buffers.
+            return Err(self.reader.context.memory.row_too_large(needed_bytes));
+        }
         // Opening reads nothing yet.
-        self.text = Some(self.shared.files[range.file].text(Some(&self.context.memory))?);
+        self.text = Some(self.reader.shared.files[range.file].text(Some(&self.reader.context.memory))?);
         self.state = State::Waiting { left: None, offset: 0 };
         self.decode_ahead();
         Ok(())
     }
 
+    fn step_bytes(&self, budget_bytes: usize) -> usize {
+        self.reader.step_bytes(budget_bytes)
+    }
+
     fn read(&mut self, budget_bytes: usize, out: &mut Outbox) -> Result<SourceStep> {
         loop {
             match std::mem::replace(&mut self.state, State::Idle) {
-                State::Idle if self.range.is_none() => return Ok(SourceStep::Done),
-                State::Idle => return Err(OperatorError::new("a CSV source was read after it had failed")),
+                State::Idle if self.reader.range.is_none() => return Ok(SourceStep::Done),
+                State::Idle => return Err(has_failed()),
                 State::Waiting { left, offset } => {
-                    let pending = self.ahead.take().ok_or_else(no_split)?;
+                    let pending = self.ahead.take().ok_or_else(has_failed)?;
                     let (text, mut piece) = match poll(pending)? {
                         Ok(decoded) => decoded?,
                         Err(pending) => {
@@ -279,8 +274,22 @@ impl Source for Stream {
                         piece.from += 3;
                         offset = 3;
                     }
+                    self.state = State::Joining { left, piece, offset, text };
+                }
+                State::Joining { left, offset, .. }
+                    if left.as_ref().is_some_and(|left| left.to - left.from > MAX_RECORD_BYTES) =>
+                {
+                    self.fail(offset, Broken { record: 0, what: What::Long });
+                }
+                State::Joining { left, piece, offset, text } => {
                     let eof = piece.eof;
-                    let piece = self.join(left, piece)?;
+                    let piece = match self.join(left, piece)? {
+                        Joined::Piece(piece) => piece,
+                        Joined::Waits(left, piece, ticket) => {
+                            self.state = State::Joining { left: Some(left), piece, offset, text };
+                            return Ok(SourceStep::Blocked(ticket));
+                        }
+                    };
                     if !eof {
                         self.text = Some(text);
                         self.decode_ahead();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aqueduct_runtime::io::Io;
-use aqueduct_runtime::memory::MemoryPool;
+use aqueduct_runtime::memory::{Admission, MemoryPool};
 use aqueduct_runtime::{
     OperatorError, Outbox, Result, Scan, ScanContext, Source, SourceContext, SourceSpec, SourceStep,
 };
@@ -33,8 +33,7 @@ impl Bench {
         Self { io, pool: MemoryPool::new(limit_bytes), batch_bytes: 64 * 1024, batch_rows: 65_536 }
     }
 
-    fn open(&self, scan: &dyn Scan, floor_bytes: usize) -> Box<dyn Source> {
-        let admission = self.pool.admit(floor_bytes).expect("the floors fit");
+    fn open(&self, scan: &dyn Scan, admission: &Arc<Admission>, floor_bytes: usize) -> Box<dyn Source> {
         let context = SourceContext {
             node: "csv".into(),
             partition: 0,
@@ -48,7 +47,8 @@ impl Bench {
 
     /// Drives `scan` with `instances` instances round-robin, one step each: every batch in source order.
     fn drive(&self, scan: &dyn Scan, instances: usize, floor_bytes: usize) -> Result<Vec<RecordBatch>> {
-        let mut sources: Vec<_> = (0..instances).map(|_| (self.open(scan, floor_bytes), None)).collect();
+        let admission = self.pool.admit(instances * floor_bytes).expect("the floors fit");
+        let mut sources: Vec<_> = (0..instances).map(|_| (self.open(scan, &admission, floor_bytes), None)).collect();
         let mut batches = vec![];
         let mut ended = false;
         while !ended || sources.iter().any(|(_, split)| split.is_some()) {
@@ -147,7 +147,7 @@ fn compare_at_every_split(text: &[u8], kinds: &[DataType]) {
     let bench = Bench::new(1 << 30);
     for split_bytes in 1..=text.len().max(1) + 1 {
         for instances in 1..=3 {
-            let scan = source.csv_scan(split_bytes, 1);
+            let scan = source.csv_scan(split_bytes, 1, 2);
             let found = read(&source, &bench, &scan, instances);
             let shown = String::from_utf8_lossy(text);
             match (&found, &expected) {
@@ -264,7 +264,7 @@ proptest! {
         let source = CsvSource::open(&path, options).expect("opened");
         let mut bench = Bench::new(1 << 30);
         bench.batch_bytes = budget;
-        let found = read(&source, &bench, &source.csv_scan(split_bytes, 16), 2);
+        let found = read(&source, &bench, &source.csv_scan(split_bytes, 16, 2), 2);
         match (found, expected) {
             (Ok(found), Ok(expected)) => {
                 prop_assert_eq!(found.num_rows(), expected.num_rows());
@@ -298,7 +298,7 @@ fn files_without_rows_newlines_or_plain_line_ends_are_read() {
             assert_eq!(batch.num_rows(), count, "{name}: {text:?}");
             let bench = Bench::new(1 << 30);
             for split_bytes in 1..=text.len() {
-                let batch = read(&source, &bench, &source.csv_scan(split_bytes, 1), 2).expect("read");
+                let batch = read(&source, &bench, &source.csv_scan(split_bytes, 1, 2), 2).expect("read");
                 assert_eq!(batch.num_rows(), count, "{name}: {text:?} split at {split_bytes}");
             }
         }
@@ -458,15 +458,16 @@ fn a_reader_that_stops_early_does_not_hold_up_the_others() {
     let path = write(&folder, "a.csv", &text);
     let source = CsvSource::open(&path, CsvOptions::default()).expect("opened");
     let bench = Bench::new(1 << 30);
-    let scan = source.csv_scan(1000, 10);
+    let scan = source.csv_scan(1000, 10, 2);
     let floor = source.min_memory(bench.batch_bytes);
-    let mut leaving: Vec<_> = (0..3).map(|_| bench.open(&scan, floor)).collect();
+    let mut leaving: Vec<_> =
+        (0..3).map(|_| bench.open(&scan, &bench.pool.admit(floor).expect("the floor fits"), floor)).collect();
     for source in &mut leaving {
         let split = scan.next_split().expect("no error").expect("a split");
         source.start(&split).expect("started");
         let _ = source.read(1, &mut Outbox::new()).expect("no error");
     }
-    let mut staying = bench.open(&scan, floor);
+    let mut staying = bench.open(&scan, &bench.pool.admit(floor).expect("the floor fits"), floor);
     let split = scan.next_split().expect("no error").expect("a split");
     staying.start(&split).expect("started");
     leaving.clear();

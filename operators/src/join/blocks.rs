@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::state::{Next, SpillingVec, SpillingVecReader};
@@ -22,7 +22,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::build_rows::give_build_rows;
 use super::cursor::Cursor;
-use super::level::{Home, Pair};
+use super::level::{CUSHION_BYTES, Home, Pair};
 use super::shape::Rows;
 use super::table::{Flags, Held, Tables};
 
@@ -81,6 +81,16 @@ struct Loading {
     rows: usize,
     bytes: usize,
     memory: Reservation,
+}
+
+/// What came of loading more of a segment.
+enum Loaded {
+    Some,
+    Blocked(Ticket),
+    /// No more fits.
+    Full,
+    /// The segment has ended.
+    All,
 }
 
 /// How a step ended.
@@ -145,17 +155,22 @@ impl Blocks {
     }
 
     fn load(&mut self, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Progress> {
-        let State::Loading(loading) = &mut self.state else { return Ok(Progress::More) };
-        let loading = match loading {
-            Some(loading) => loading,
-            none => {
-                // What a read of probe rows takes must be free whenever a block is whole.
-                self.slack.set(if self.probe.is_some() { self.home.fetch_bytes() } else { 0 });
-                let memory = self.home.memory.reservation();
-                none.insert(Loading { pieces: Vec::new(), rows: 0, bytes: 0, memory })
+        if let State::Loading(none @ None) = &mut self.state {
+            // What a read of probe rows takes must be free whenever a block is whole.
+            let read = if self.probe.is_some() { self.home.fetch_bytes() } else { 0 };
+            while !self.slack.try_set(read + CUSHION_BYTES) {
+                let freed = match spill_others()? {
+                    0 => free_rows(&mut self.probe, &mut self.segments, &mut self.now, usize::MAX)?,
+                    freed => freed,
+                };
+                if freed == 0 {
+                    self.slack.set(read + CUSHION_BYTES);
+                }
             }
-        };
-        let Some(segment) = self.segments.front_mut() else {
+            let memory = self.home.memory.reservation();
+            *none = Some(Loading { pieces: Vec::new(), rows: 0, bytes: 0, memory });
+        }
+        let Some(mut segment) = self.segments.pop_front() else {
             self.slack.set(0);
             if self.records() && self.probe.is_some() {
                 self.rewind();
@@ -165,39 +180,64 @@ impl Blocks {
             }
             return Ok(Progress::More);
         };
+        let met = segment.met;
+        let loaded = self.load_more(&mut segment, spill_others)?;
+        if !matches!(loaded, Loaded::All) {
+            self.segments.push_front(segment);
+        }
+        match loaded {
+            Loaded::Some => Ok(Progress::More),
+            Loaded::Blocked(ticket) => Ok(Progress::Blocked(ticket)),
+            Loaded::Full | Loaded::All => {
+                self.skip = met;
+                self.make_block()
+            }
+        }
+    }
+
+    fn load_more(&mut self, segment: &mut Segment, spill_others: &mut dyn FnMut() -> Result<usize>) -> Result<Loaded> {
+        let State::Loading(Some(loading)) = &mut self.state else { return Ok(Loaded::Full) };
+        let home = &self.home;
+        let (probe, segments, flags) = (&mut self.probe, &mut self.segments, &mut self.now);
+        let mut free = |own: &mut SpillingVecReader| -> Result<usize> {
+            let freed = match spill_others()? {
+                0 => free_rows(probe, segments, flags, usize::MAX)?,
+                freed => freed,
+            };
+            if freed > 0 { Ok(freed) } else { own.spill(usize::MAX) }
+        };
         let batch = match segment.rest.take() {
             Some(rest) => rest,
-            None => match segment.rows.next()? {
-                Next::Batch(batch) => batch,
-                Next::Blocked(ticket) => return Ok(Progress::Blocked(ticket)),
-                Next::End => {
-                    self.skip = segment.met;
-                    self.segments.pop_front();
-                    return self.make_block();
+            None => {
+                // The block is full when there is no room to read more of it.
+                let starved = loading.rows > 0 && !segment.rows.is_reading() && !home.has_room(home.fetch_bytes());
+                if starved {
+                    return Ok(if free(&mut segment.rows)? == 0 { Loaded::Full } else { Loaded::Some });
                 }
-            },
+                match segment.rows.next()? {
+                    Next::Batch(batch) => batch,
+                    Next::Blocked(ticket) => return Ok(Loaded::Blocked(ticket)),
+                    Next::End => return Ok(Loaded::All),
+                }
+            }
         };
-        let home = &self.home;
-        let need = |loading: &Loading, rows: usize, bytes: usize| {
-            let all = loading.bytes + bytes;
-            all + home.table_bytes(loading.rows + rows, all)
-        };
+        let need =
+            |loading: &Loading, rows: usize, bytes: usize| home.table_bytes(loading.rows + rows, loading.bytes + bytes);
         let (mut rows, bytes) = (batch.num_rows(), batch_bytes(&batch));
         let mut fits = loading.bytes < self.most_bytes && loading.memory.try_set(need(loading, rows, bytes));
-        while !fits && loading.bytes < self.most_bytes && spill_others()? > 0 {
+        while !fits && loading.bytes < self.most_bytes && free(&mut segment.rows)? > 0 {
             fits = loading.memory.try_set(need(loading, rows, bytes));
         }
         if !fits && loading.rows > 0 {
-            self.skip = segment.met;
             segment.rest = Some(batch);
-            return self.make_block();
+            return Ok(Loaded::Full);
         }
         while !fits && rows > FEW_ROWS {
             rows /= 2;
             fits = loading.memory.try_set(need(loading, rows, bytes * rows / batch.num_rows()));
         }
         if rows < batch.num_rows() {
-            segment.rest = Some(compact(batch.slice(rows, batch.num_rows() - rows)));
+            segment.rest = Some(batch.slice(rows, batch.num_rows() - rows));
         }
         let piece = batch.slice(0, rows);
         drop(batch);
@@ -207,7 +247,7 @@ impl Blocks {
         loading.rows += rows;
         loading.bytes += bytes;
         loading.pieces.push(piece);
-        Ok(Progress::More)
+        Ok(Loaded::Some)
     }
 
     fn make_block(&mut self) -> Result<Progress> {
@@ -258,10 +298,15 @@ impl Blocks {
             return Ok(Some(Next::Batch(slice)));
         }
         let Some(probe) = &mut self.probe else { return Ok(Some(Next::End)) };
-        while !probe.is_reading()
-            && self.home.memory.try_reserve(self.home.fetch_bytes()).is_none()
-            && spill_others()? > 0
-        {}
+        while !probe.is_reading() && !self.home.has_room(self.home.fetch_bytes()) {
+            let freed = match spill_others()? {
+                0 => free_rows(&mut None, &mut self.segments, &mut self.now, usize::MAX)?,
+                freed => freed,
+            };
+            if freed == 0 {
+                break;
+            }
+        }
         match probe.next()? {
             Next::Batch(batch) if batch.num_rows() > 0 => {
                 self.current = Some((batch, 0));
@@ -348,24 +393,16 @@ impl Blocks {
 
     /// Writes up to `bytes` to disk; what that freed.
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
-        for segment in &mut self.segments {
-            let freed = segment.rows.spill(bytes)?;
-            if freed > 0 {
-                return Ok(freed);
-            }
+        match free_rows(&mut self.probe, &mut self.segments, &mut self.now, bytes)? {
+            0 => self.give_up(bytes),
+            freed => Ok(freed),
         }
-        if let Some(probe) = &mut self.probe {
-            let freed = probe.spill(bytes)?;
-            if freed > 0 {
-                return Ok(freed);
-            }
-        }
-        self.give_up(bytes)
     }
 
     /// Gives up the block, so that its memory can be had.
     fn give_up(&mut self, bytes: usize) -> Result<usize> {
-        if !matches!(self.state, State::Passing) || self.cursor.is_some() {
+        // A pass that has not come further is not worth what it took to load the block.
+        if !matches!(self.state, State::Passing) || self.cursor.is_some() || self.met <= self.skip {
             return Ok(0);
         }
         let Held::Table(table) = std::mem::replace(&mut self.tables.list[0], Held::Nothing) else { return Ok(0) };
@@ -388,6 +425,23 @@ impl Blocks {
         }
         Ok(held.saturating_sub(self.home.memory.held()).max(1))
     }
+}
+
+/// Writes to disk what waits in memory: all but the block.
+fn free_rows(
+    probe: &mut Option<SpillingVecReader>,
+    segments: &mut VecDeque<Segment>,
+    flags: &mut Option<FlagWriter>,
+    bytes: usize,
+) -> Result<usize> {
+    let readers = probe.iter_mut().chain(segments.iter_mut().rev().map(|segment| &mut segment.rows));
+    for reader in readers {
+        let freed = reader.spill(bytes)?;
+        if freed > 0 {
+            return Ok(freed);
+        }
+    }
+    flags.as_mut().map_or(Ok(0), |flags| flags.rows.spill(bytes))
 }
 
 fn flag_schema() -> SchemaRef {

@@ -23,7 +23,7 @@ use super::level::{Home, Level, Pair};
 use super::shape::Shape;
 
 /// Bytes beside rows that an instance counts on: arrays' and files' own structures.
-const STRUCTURE_BYTES: usize = 64 << 10;
+const STRUCTURE_BYTES: usize = 128 << 10;
 /// Largest frame on disk; smaller where batches are.
 const FRAME_BYTES: usize = 128 << 10;
 /// Most bytes that one call of `spill` writes.
@@ -43,7 +43,7 @@ fn work_bytes(batch_bytes: usize) -> usize {
 /// of a few rows.
 pub(super) fn min_memory(batch_bytes: usize) -> usize {
     // A row may be as large as a batch.
-    work_bytes(batch_bytes) + 2 * (3 * batch_bytes + (4 << 10)) + 2 * batch_bytes + 2 * STRUCTURE_BYTES
+    work_bytes(batch_bytes) + 2 * (3 * batch_bytes + (4 << 10)) + 2 * batch_bytes + STRUCTURE_BYTES
 }
 
 pub(super) struct Instance {
@@ -86,11 +86,11 @@ impl Instance {
     pub(super) fn new(shape: Shape, context: OperatorContext) -> Result<Self> {
         let encoder = KeyEncoder::new(&shape.build_schema, &shape.build_keys, shape.nulls_equal)?;
         let build_port = shape.build_port;
-        let slice_rows = slice_rows(context.batch_bytes);
+        let slice_rows = slice_rows(context.batch_bytes).min(context.batch_rows).max(1);
         let home = Home {
             shape: Arc::new(shape),
             encoder: Arc::new(encoder),
-            limits: Limits { rows: context.batch_rows.clamp(1, slice_rows), bytes: context.batch_bytes },
+            limits: Limits { rows: slice_rows, bytes: context.batch_bytes },
             slice_rows,
             frame_bytes: context.batch_bytes.clamp(4 << 10, FRAME_BYTES),
             memory: context.memory,
@@ -203,7 +203,7 @@ impl Instance {
     /// Frees what a read of a frame takes, as far as there is something to free.
     fn make_room_to_read(&mut self) -> Result<()> {
         let bytes = self.home.fetch_bytes();
-        while self.home.memory.try_reserve(bytes).is_none() && self.spill_some(usize::MAX)? > 0 {}
+        while !self.home.has_room(bytes) && self.spill_some(usize::MAX)? > 0 {}
         Ok(())
     }
 

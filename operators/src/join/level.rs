@@ -40,6 +40,9 @@ const FEW_ROWS: usize = 64;
 /// How often rows that were not spread are loaded and must leave again.
 const ATTEMPTS: usize = 3;
 
+/// Bytes that are left free beside what is asked for: lists of what is on disk grow without asking.
+pub(super) const CUSHION_BYTES: usize = 16 << 10;
+
 /// What all parts of one instance share.
 #[derive(Clone)]
 pub(super) struct Home {
@@ -112,12 +115,18 @@ impl Home {
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.shape.stored_schema), columns, &options)?)
     }
 
-    /// Bytes that a table over stored rows takes beside them.
+    /// Bytes that a table over stored rows takes beside them: a copy of them, and what finds them.
     pub(super) fn table_bytes(&self, rows: usize, bytes: usize) -> usize {
-        Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+        let copy = bytes + bytes / 32 + 512 * self.shape.stored_schema.fields().len();
+        copy + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
     }
 
-    /// A table of `pieces`, stored rows that are claimed. `memory` is for a copy of them and for
+    /// Whether `bytes` could be had now.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.memory.try_reserve(bytes + CUSHION_BYTES).is_some()
+    }
+
+    /// A table of `pieces`, stored rows that are claimed. `memory` is for
     /// [`Home::table_bytes`].
     pub(super) fn table(&self, pieces: Vec<RecordBatch>, mut memory: Reservation) -> Result<Table> {
         let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
@@ -331,7 +340,7 @@ impl Level {
 
     /// Spills until `bytes` are to be had, or nothing is left to spill.
     fn make_room(&mut self, bytes: usize, mut cursor: Option<&mut Cursor>) -> Result<()> {
-        while self.home.memory.try_reserve(bytes).is_none() {
+        while !self.home.has_room(bytes) {
             if self.spill_some(usize::MAX, cursor.as_deref_mut())? == 0 {
                 break;
             }
@@ -347,7 +356,7 @@ impl Level {
                 return Ok(true);
             }
             let rows: usize = self.unspread.iter().map(|(batch, _)| batch.num_rows()).sum();
-            let need = self.unspread_bytes + self.home.table_bytes(rows, self.unspread_bytes);
+            let need = self.home.table_bytes(rows, self.unspread_bytes);
             let Some(memory) = self.home.memory.try_reserve(need) else {
                 self.spread()?;
                 return Ok(false);
@@ -364,7 +373,7 @@ impl Level {
             return Ok(false);
         };
         let bytes = build.memory_bytes();
-        let need = bytes + self.home.table_bytes(bucket.rows, bytes);
+        let need = self.home.table_bytes(bucket.rows, bytes);
         let memory =
             if build.is_spilled() || bucket.rows >= 1 << 31 { None } else { self.home.memory.try_reserve(need) };
         let Some(memory) = memory else {

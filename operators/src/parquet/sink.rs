@@ -18,7 +18,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use crate::csv::{poll, too_large};
+use crate::csv::poll;
 use crate::target::{Begun, Target};
 
 /// Bytes that are set aside for a row group at the least, beside what a batch takes.
@@ -276,7 +276,7 @@ impl ParquetFile {
                 return Ok(None);
             }
             if rows == 1 {
-                return Err(too_large(&self.context.memory, held + estimate));
+                return Err(self.context.memory.row_too_large(held + estimate));
             }
             rows = rows.div_ceil(2);
         }

@@ -64,7 +64,7 @@ impl Running {
         let arguments = self.aggregated.evaluate(rows)?;
         let ends: Vec<u32> = (1..=rows.num_rows() as u32).collect();
         self.fold.scan(&arguments, rows.num_rows(), &marks.partitions, &ends)?;
-        desk.hold(&mut self.held, self.fold.bytes())?;
+        desk.hold(&mut self.held, self.fold.bytes());
         self.fold.output()
     }
 }
@@ -103,7 +103,7 @@ impl Ahead for Runs {
         let ends = &begins[first..];
         let rows = arrival.rows.num_rows();
         self.fold.scan(&arguments, rows, &marks.partitions, ends)?;
-        desk.hold(&mut self.held, self.fold.bytes())?;
+        desk.hold(&mut self.held, self.fold.bytes());
         let mut at = 0;
         let mut lengths = Vec::with_capacity(ends.len());
         for end in ends {
@@ -219,7 +219,7 @@ impl Sliding {
             }
             self.fold.add((self.window.lead - block.start) as usize, (block.end - block.start) as usize)?;
             self.window.lead = block.end;
-            self.settle(desk)?;
+            self.settle(desk);
         }
         while self.trails && self.window.trail < low {
             if let Some(ticket) = self.load(TRAIL, self.window.trail, desk)? {
@@ -235,8 +235,8 @@ impl Sliding {
         Ok(None)
     }
 
-    fn settle(&mut self, desk: &mut Desk) -> Result<()> {
-        desk.hold(&mut self.held, self.fold.bytes())
+    fn settle(&mut self, desk: &mut Desk) {
+        desk.hold(&mut self.held, self.fold.bytes());
     }
 
     /// Results of frames that end and begin in the present batches.
@@ -309,7 +309,7 @@ impl Ahead for Sliding {
         let Some(frames) = self.frames.take() else { return Ok(Progress::Idle) };
         let before = self.done;
         let waits = self.slide(&frames, desk)?;
-        self.settle(desk)?;
+        self.settle(desk);
         if self.done > before {
             let values = self.fold.output()?;
             self.results.push(values, desk)?;

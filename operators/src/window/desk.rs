@@ -10,8 +10,6 @@ use aqueduct_runtime::spill::SpillSpace;
 use aqueduct_runtime::{OperatorContext, Result};
 use arrow::record_batch::RecordBatch;
 
-use crate::aggregate::row_too_large;
-
 /// Accounts for what is made and loaded.
 pub(super) struct Desk {
     pub(super) account: Account,
@@ -22,6 +20,8 @@ pub(super) struct Desk {
     full_bytes: usize,
     /// Bytes that were asked for and not to be had: the next refill makes room for them.
     wanted_bytes: usize,
+    /// Bytes by which states have outgrown what was to be had.
+    owed_bytes: usize,
     /// Whether there was nothing left to make room with.
     last_resort: bool,
 }
@@ -36,6 +36,7 @@ impl Desk {
             headroom: context.memory.reservation(),
             full_bytes,
             wanted_bytes: 0,
+            owed_bytes: 0,
             last_resort: false,
         }
     }
@@ -62,7 +63,7 @@ impl Desk {
             return Ok(None);
         }
         if bytes > self.account.most() {
-            return Err(row_too_large(&self.account, bytes));
+            return Err(self.account.row_too_large(bytes));
         }
         self.last_resort = false;
         let mut taken = self.account.reservation();
@@ -78,39 +79,38 @@ impl Desk {
         }
     }
 
-    /// Bytes for something that may as well not be.
+    /// Bytes for something that may as well not be: where they are short, it would be dropped at the next turn.
     pub(super) fn take_spare(&mut self, bytes: usize) -> Option<Reservation> {
+        if self.account.room() < bytes + 2 * self.full_bytes {
+            return None;
+        }
         self.account.try_reserve(bytes)
     }
 
-    /// Makes `held` as large as a state that cannot go to disk.
-    ///
-    /// # Errors
-    ///
-    /// [`aqueduct_runtime::OperatorError::RowTooLarge`] if it does not fit.
-    pub(super) fn hold(&mut self, held: &mut Reservation, bytes: usize) -> Result<()> {
+    /// Makes `held` as large as a state that cannot go to disk; if that cannot be now, the next refill makes room
+    /// for it or fails. Called again with every batch.
+    pub(super) fn hold(&mut self, held: &mut Reservation, bytes: usize) {
         if bytes <= held.bytes() || held.try_set(bytes) {
             if bytes < held.bytes() / 2 {
                 held.shrink(held.bytes() - bytes);
             }
-            return Ok(());
+            return;
         }
-        // Within the headroom for now; the refill makes others pay for it, or says that it cannot be.
         let more = bytes - held.bytes();
         if more <= self.headroom.bytes() {
             self.headroom.shrink(more);
             held.set(bytes);
-            return Ok(());
+        } else {
+            self.owed_bytes = self.owed_bytes.max(more);
         }
-        Err(row_too_large(&self.account, bytes))
     }
 
     /// Whether the headroom is full and `beside` more bytes are free.
     pub(super) fn try_refill(&mut self, beside: usize) -> bool {
         let full = self.headroom.bytes() >= self.full_bytes || self.headroom.try_set(self.full_bytes);
-        let free = full && self.account.room() >= beside + self.wanted_bytes;
+        let free = full && self.account.room() >= beside + self.wanted_bytes + self.owed_bytes;
         if free {
-            self.wanted_bytes = 0;
+            (self.wanted_bytes, self.owed_bytes) = (0, 0);
         }
         free
     }
@@ -132,8 +132,8 @@ impl Desk {
         } else {
             self.headroom.shrink(self.headroom.bytes() - most);
         }
-        if self.headroom.bytes() < self.full_bytes / 8 {
-            return Err(row_too_large(&self.account, self.account.held() + missing));
+        if self.owed_bytes > 0 || self.headroom.bytes() < self.full_bytes / 16 {
+            return Err(self.account.row_too_large(self.account.held() + missing.max(self.owed_bytes)));
         }
         self.wanted_bytes = 0;
         self.last_resort = true;

@@ -19,6 +19,7 @@ use datafusion_functions_window::ntile::Ntile;
 use datafusion_functions_window::rank::Rank;
 use datafusion_functions_window::row_number::RowNumber;
 use datafusion_physical_expr::aggregate::AggregateExprBuilder;
+use datafusion_physical_expr::expressions::Literal;
 use datafusion_physical_expr::{PhysicalSortExpr, create_physical_expr, create_physical_sort_exprs};
 
 use super::aggregate::Aggregated;
@@ -56,9 +57,9 @@ pub struct WindowFunction {
 pub struct LoweredWindowFunction {
     /// The function.
     pub function: WindowFunction,
-    /// The keys of partitions.
+    /// The keys of partitions, but for constants.
     pub partition_by: Vec<Expression>,
-    /// The order within a partition.
+    /// The order within a partition, but for constants.
     pub order_by: Vec<PhysicalSortExpr>,
 }
 
@@ -93,7 +94,6 @@ impl WindowFunction {
         schema: &Schema,
         props: &ExecutionProps,
     ) -> Result<LoweredWindowFunction, DataFusionError> {
-        let _ = schema;
         let name = expr.schema_name().to_string();
         let mut inner = expr;
         while let Expr::Alias(alias) = inner {
@@ -106,18 +106,27 @@ impl WindowFunction {
             &function.params;
         let context = PhysicalPlanningContext::default();
         let physical = |expr: &Expr| create_physical_expr(expr, input, props, &context);
+        let arguments = args.iter().map(physical).collect::<Result<Vec<_>, _>>()?;
+        // The batches may have fewer columns than the plan.
+        arguments.iter().try_for_each(|argument| argument.data_type(schema).map(drop))?;
+        // What is the same for all rows neither parts nor orders them: DataFusion orders a RANGE without ORDER BY by 1.
+        let varies = |key: &Expression| key.downcast_ref::<Literal>().is_none();
+        let mut partition_by = partition_by.iter().map(physical).collect::<Result<Vec<_>, _>>()?;
+        partition_by.retain(varies);
+        let mut order_by = create_physical_sort_exprs(order_by, input, props, &context)?;
+        order_by.retain(|by| varies(&by.expr));
         Ok(LoweredWindowFunction {
             function: WindowFunction {
                 definition: function.fun.clone(),
-                arguments: args.iter().map(physical).collect::<Result<_, _>>()?,
+                arguments,
                 filter: filter.as_deref().map(physical).transpose()?,
                 frame: Arc::new(window_frame.clone()),
                 ignore_nulls: *null_treatment == Some(NullTreatment::IgnoreNulls),
                 distinct: *distinct,
                 name,
             },
-            partition_by: partition_by.iter().map(physical).collect::<Result<_, _>>()?,
-            order_by: create_physical_sort_exprs(order_by, input, props, &context)?,
+            partition_by,
+            order_by,
         })
     }
 
@@ -313,7 +322,8 @@ impl Plan {
         // A batch on its way from disk is there twice.
         let blocks = |count: usize, width: usize| 2 * count * width * rows;
         let keys = |shape: &Shape| blocks(shape.blocks(), 50);
-        let least = 8 << 10;
+        // What is remembered of batches on three tapes.
+        let least = 24 << 10;
         least
             + match self {
                 Plan::Place(_) => blocks(1, result),

@@ -133,7 +133,8 @@ impl Instance {
         Ok(Self {
             phase: if sorter.is_some() { Phase::Filling } else { Phase::Streaming },
             sorter: sorter.transpose()?,
-            sorter_bytes: 2 * context.batch_bytes,
+            // Frames that are read to their end, and the batch that it makes.
+            sorter_bytes: desk.account.floor() / 7 + 2 * context.batch_bytes,
             coming: None,
             boundaries: Boundaries::new(shared.partition_by.clone(), order),
             columns,

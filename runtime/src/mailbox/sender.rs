@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 
 use super::{MAX_QUEUED, Message, Origin, Port, permit_bytes};
-use crate::error::{OperatorError, Result};
+use crate::error::Result;
 use crate::io::Ticket;
 use crate::metrics::add_time;
 
@@ -71,11 +71,7 @@ impl PortSender {
         let extra = permit.saturating_sub(port.capacity);
         let mut paid = lane.account.reservation();
         if extra > 0 && permit > lane.account.most() {
-            return Err(OperatorError::RowTooLarge {
-                needed_bytes: permit,
-                available_bytes: lane.account.most(),
-                sufficient_limit_bytes: lane.account.pool().limit() + (permit - lane.account.most()),
-            });
+            return Err(lane.account.row_too_large(permit));
         }
         if extra > 0 && !paid.try_grow(permit) && !self.may_spool() {
             lane.account.pool().wait(extra, waker);

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 
-use super::{Admission, MemoryPool};
+use super::{Admission, MemoryPool, row_too_large};
+use crate::error::{OperatorError, Result};
+use crate::io::Ticket;
 
 /// What one holder holds of a worker's memory. Clones are the same account.
 #[derive(Clone)]
@@ -78,6 +80,31 @@ impl Account {
     /// Asks whoever holds most beyond its floor to give `bytes` back at its next step. Waits for nothing.
     pub fn ask(&self, bytes: usize) {
         self.pool().reclaim(bytes);
+    }
+
+    /// What to wait for between steps, after `bytes` more than is held were refused and nothing of one's own is left
+    /// to spill: a ticket for a step to return. Others are asked to free memory meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`OperatorError::RowTooLarge`] if waiting is of no use.
+    pub fn wait_for(&self, bytes: usize) -> Result<Ticket> {
+        let needed = self.held() + bytes;
+        if needed > self.most() {
+            return Err(self.row_too_large(needed));
+        }
+        Ok(Ticket::for_memory(self.beyond(needed) - self.beyond(self.held())))
+    }
+
+    /// The error for a row or value that needs `needed_bytes` here at once, which are not to be had.
+    pub fn row_too_large(&self, needed_bytes: usize) -> OperatorError {
+        let most = if needed_bytes > self.most() { self.most() } else { self.held() + self.room() };
+        row_too_large(self.pool(), self.half_limit(), needed_bytes, most)
+    }
+
+    /// From this limit on floors take half of a worker's memory at the most.
+    fn half_limit(&self) -> usize {
+        self.0.admission.as_ref().map_or(0, |admission| admission.half_limit)
     }
 
     /// An empty reservation to grow later.

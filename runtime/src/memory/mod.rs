@@ -24,6 +24,8 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
+use crate::error::OperatorError;
+
 pub use account::{Account, Reservation, hand_out};
 
 /// The memory of one worker. Clones are the same pool.
@@ -92,7 +94,13 @@ impl MemoryPool {
 
     /// Takes `bytes` of floors at once, or nothing.
     pub fn admit(&self, bytes: usize) -> Option<Arc<Admission>> {
-        self.0.try_charge(bytes).then(|| Arc::new(Admission { pool: self.clone(), bytes: bytes.into() }))
+        self.admit_job(bytes, 2 * bytes)
+    }
+
+    /// As [`MemoryPool::admit`], for a job whose floors are at most half of every limit from `half_limit` on.
+    pub(crate) fn admit_job(&self, bytes: usize, half_limit: usize) -> Option<Arc<Admission>> {
+        let admission = || Arc::new(Admission { pool: self.clone(), bytes: bytes.into(), half_limit });
+        self.0.try_charge(bytes).then(admission)
     }
 
     /// An account without a floor and without a job, such as a test's.
@@ -252,6 +260,8 @@ impl PoolInner {
 pub struct Admission {
     pool: MemoryPool,
     bytes: AtomicUsize,
+    /// Of a limit from here on floors take half at the most.
+    half_limit: usize,
 }
 
 impl Admission {
@@ -263,7 +273,7 @@ impl Admission {
     /// Makes `bytes` of it an admission of their own, given back on their own.
     pub fn split(&self, bytes: usize) -> Arc<Admission> {
         let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
-        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into() })
+        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into(), half_limit: self.half_limit })
     }
 
     /// An account whose floor is part of this admission.
@@ -306,6 +316,29 @@ impl Holder {
         if self.exhausted.load(Relaxed) {
             self.exhausted.store(false, SeqCst);
         }
+    }
+}
+
+/// Times that a large row is in memory at once, in a job that parses it, groups by it and writes it: as the text that
+/// it is read from, in the hands of tasks, in state and its copy, on its way to the next task and to disk.
+const ROW_COPIES: usize = 10;
+/// The least that any place but a source needs of a row at once: what there was and what is made of it.
+const COPIES_IN_PLACE: usize = 2;
+
+/// The error for a row that needs `needed_bytes` where `most_bytes` are to be had, with a limit that is enough: half
+/// of it floats, which is enough for the row in all the places that it goes through.
+pub(crate) fn row_too_large(
+    pool: &MemoryPool,
+    half_limit: usize,
+    needed_bytes: usize,
+    most_bytes: usize,
+) -> OperatorError {
+    let floating = needed_bytes.saturating_mul(ROW_COPIES / COPIES_IN_PLACE);
+    let enough = half_limit.max(floating.saturating_mul(2)).max(pool.limit().saturating_add(needed_bytes));
+    OperatorError::RowTooLarge {
+        needed_bytes,
+        available_bytes: most_bytes.min(needed_bytes.saturating_sub(1)),
+        sufficient_limit_bytes: enough,
     }
 }
 

@@ -29,13 +29,19 @@ pub(super) fn fit(
 ) -> Result<Plan, PlanError> {
     let limit = config.memory_limit_bytes;
     let mut smallest = None;
+    let mut half_limit_bytes = 0;
     for per_arbiter in PER_ARBITER {
         let mut plan = expand(per_arbiter)?;
+        if half_limit_bytes == 0 {
+            // The most partitions and the smallest batches: a larger limit has larger ones only where half is left.
+            set(&mut plan, SMALLEST_BATCH_BYTES, smallest_port_bytes(SMALLEST_BATCH_BYTES));
+            half_limit_bytes = 2 * plan.floors.iter().copied().max().unwrap_or(0);
+        }
+        plan.half_limit_bytes = half_limit_bytes;
         let mut batch_bytes = LARGEST_BATCH_BYTES;
         while batch_bytes >= SMALLEST_BATCH_BYTES {
             for lane_batches in LANE_BATCHES {
-                // A batch may pin twice its bytes, and a little for what holds it.
-                set(&mut plan, batch_bytes, (lane_batches * batch_bytes).max(2 * batch_bytes + 8192));
+                set(&mut plan, batch_bytes, (lane_batches * batch_bytes).max(smallest_port_bytes(batch_bytes)));
                 let floor = plan.floors.iter().copied().max().unwrap_or(0);
                 let mailboxes = mailbox_bytes(&plan);
                 // Half of the limit is left to float, but for the smallest batches.
@@ -54,6 +60,11 @@ pub(super) fn fit(
         limit_bytes: limit,
         largest: largest_holder(&plan),
     })
+}
+
+/// A batch may pin twice its bytes, and a little for what holds it.
+fn smallest_port_bytes(batch_bytes: usize) -> usize {
+    2 * batch_bytes + 8192
 }
 
 fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {

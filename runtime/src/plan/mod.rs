@@ -38,6 +38,8 @@ pub struct Plan {
     pub(crate) port_bytes: usize,
     /// Bytes of floors on each worker.
     pub(crate) floors: Vec<usize>,
+    /// From this limit on floors take half of a worker's memory at the most.
+    pub(crate) half_limit_bytes: usize,
     pub(crate) workers: usize,
     pub(crate) threads_per_worker: usize,
     pub(crate) limit_bytes: usize,
@@ -153,6 +155,7 @@ impl Plan {
             batch_rows: BATCH_ROWS,
             port_bytes: 0,
             floors: Vec::new(),
+            half_limit_bytes: 0,
             workers: config.workers,
             threads_per_worker: config.threads_per_worker,
             limit_bytes: config.memory_limit_bytes,

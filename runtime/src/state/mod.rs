@@ -30,7 +30,7 @@ pub use sorter::{ExternalSorter, LaneMerge, LaneStep, SortColumn};
 pub use vec::{SpillingVec, SpillingVecReader};
 
 use crate::batch::{batch_bytes, compact};
-use crate::error::{OperatorError, Result};
+use crate::error::Result;
 use crate::io::Ticket;
 use crate::memory::{Account, Reservation};
 use crate::operator::OperatorContext;
@@ -103,17 +103,11 @@ fn reserve_needed(account: &Account, bytes: usize) -> Result<Reservation> {
         return Ok(reservation);
     }
     if bytes > account.floor() {
-        return Err(too_large(account, bytes));
+        return Err(account.row_too_large(bytes));
     }
     let mut reservation = account.reservation();
     reservation.set(bytes);
     Ok(reservation)
-}
-
-fn too_large(account: &Account, needed_bytes: usize) -> OperatorError {
-    let available_bytes = account.room();
-    let sufficient_limit_bytes = account.pool().limit().saturating_add(needed_bytes.saturating_sub(available_bytes));
-    OperatorError::RowTooLarge { needed_bytes, available_bytes, sufficient_limit_bytes }
 }
 
 /// Bytes that keeping `batch` takes: its buffers, each array's own structure included.

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use hashbrown::HashTable;
 
-use super::{PIECE_BYTES, StateValue, too_large};
+use super::{PIECE_BYTES, StateValue};
 use crate::codec;
 use crate::error::Result;
 use crate::memory::{Account, Reservation};
@@ -161,7 +161,7 @@ impl<V: StateValue> Table<V> {
             let missing = wanted - self.held.bytes();
             if self.spill(missing.max(self.frame_bytes))? == 0 {
                 if self.level < MAX_LEVEL && wanted > self.account.floor() {
-                    return Err(too_large(&self.account, wanted));
+                    return Err(self.account.row_too_large(wanted));
                 }
                 self.held.set(wanted);
                 return Ok(());

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::batch::copied;
+use crate::error::OperatorError;
 use crate::io::Io;
 use crate::memory::MemoryPool;
 use crate::spill::SpillDir;

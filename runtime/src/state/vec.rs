@@ -100,7 +100,6 @@ impl SpillingVec {
 
     /// Keeps `batch` in memory, for which `estimate` was reserved.
     fn keep(&mut self, batch: RecordBatch, mut estimate: Reservation) {
-        self.memory_bytes += batch_bytes(&batch);
         self.account.claim_from(&batch, &mut estimate);
         self.memory_bytes += batch_bytes(&batch);
         // What the buffers have left of it is for what holds them.

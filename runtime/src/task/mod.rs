@@ -91,24 +91,13 @@ pub(crate) struct TaskParts {
 
 /// A stage's fused nodes at one partition.
 pub(crate) struct Task {
-    shared: Arc<TaskShared>,
-    head: Head,
-    links: Vec<Link>,
-    tail: Tail,
-    order: Order,
+    parts: TaskParts,
     /// Origin of what is in the links.
     origin: Origin,
     /// Head and links have ended: only the tail is left.
     ended: bool,
     /// Since when it has been parked.
     parked: Option<Duration>,
-    account: Account,
-    holder: Arc<Holder>,
-    spill: SpillSpace,
-    batch_bytes: usize,
-    batch_rows: usize,
-    waker: Waker,
-    clock: Arc<dyn Clock>,
 }
 
 /// What one piece of work came to.
@@ -127,42 +116,11 @@ enum Action {
 
 impl Task {
     pub(crate) fn new(parts: TaskParts) -> Self {
-        let TaskParts {
-            shared,
-            head,
-            links,
-            tail,
-            order,
-            account,
-            holder,
-            spill,
-            batch_bytes,
-            batch_rows,
-            waker,
-            clock,
-        } = parts;
-        let origin = shared.partition as Origin;
-        Self {
-            shared,
-            head,
-            links,
-            tail,
-            order,
-            origin,
-            ended: false,
-            parked: None,
-            account,
-            holder,
-            spill,
-            batch_bytes,
-            batch_rows,
-            waker,
-            clock,
-        }
+        Self { origin: parts.shared.partition as Origin, parts, ended: false, parked: None }
     }
 
     pub(crate) fn shared(&self) -> &Arc<TaskShared> {
-        &self.shared
+        &self.parts.shared
     }
 
     /// Runs until there is nothing to do or the time of a step is over.
@@ -171,48 +129,62 @@ impl Task {
     ///
     /// What the node that [`TaskShared::place`] names said. The task is not to be stepped again.
     pub(crate) fn step(&mut self) -> Result<Progress> {
-        add(&self.shared.counters.steps, 1);
-        let start = self.clock.now();
+        add(&self.parts.shared.counters.steps, 1);
+        let start = self.parts.clock.now();
         if let Some(since) = self.parked.take() {
-            self.tail.add_parked(start.saturating_sub(since));
+            self.parts.tail.add_parked(start.saturating_sub(since));
         }
         loop {
-            if self.holder.requested() > 0 {
+            if self.parts.holder.requested() > 0 {
                 self.answer_reclaim()?;
             }
-            self.spill.check()?;
-            if let Some(ticket) = self.spill.backlog() {
+            self.parts.spill.check()?;
+            if let Some(ticket) = self.parts.spill.backlog() {
                 return Ok(Progress::Wait(Wait::Outside(ticket)));
             }
-            self.shared.enter_tail();
-            if let Some(wait) = self.tail.flush()? {
-                self.parked = matches!(wait, Wait::Room(_)).then(|| self.clock.now());
-                return Ok(Progress::Wait(wait));
+            self.parts.shared.enter_tail();
+            if let Some(wait) = self.parts.tail.flush()? {
+                self.parked = matches!(wait, Wait::Room(_)).then(|| self.parts.clock.now());
+                return self.wait(wait);
             }
-            if self.tail.is_stopped() {
-                self.stop_before(self.links.len());
+            if self.parts.tail.is_stopped() {
+                self.stop_before(self.parts.links.len());
             }
             match self.advance()? {
-                Did::Work if self.clock.now() - start >= STEP_TIME => return Ok(Progress::Again),
+                Did::Work if self.parts.clock.now() - start >= STEP_TIME => return Ok(Progress::Again),
                 Did::Work => {}
-                Did::Wait(wait) => return Ok(Progress::Wait(wait)),
+                Did::Wait(wait) => return self.wait(wait),
                 Did::Ended => {
-                    self.shared.enter_tail();
-                    if self.order == Order::Partition && !std::mem::replace(&mut self.ended, true) {
-                        self.tail.split_done(self.shared.partition as Origin);
+                    self.parts.shared.enter_tail();
+                    if self.parts.order == Order::Partition && !std::mem::replace(&mut self.ended, true) {
+                        self.parts.tail.split_done(self.parts.shared.partition as Origin);
                     }
-                    return Ok(match self.tail.finish()? {
-                        Some(wait) => Progress::Wait(wait),
-                        None => Progress::Finished,
-                    });
+                    return match self.parts.tail.finish()? {
+                        Some(wait) => self.wait(wait),
+                        None => Ok(Progress::Finished),
+                    };
                 }
             }
         }
     }
 
+    /// Where memory is what is waited for outside, others are asked for it once there is nothing of one's own.
+    fn wait(&mut self, wait: Wait) -> Result<Progress> {
+        let bytes = match &wait {
+            Wait::Outside(ticket) => ticket.memory_bytes(),
+            _ => None,
+        };
+        let Some(bytes) = bytes else { return Ok(Progress::Wait(wait)) };
+        if self.free(bytes)? > 0 {
+            return Ok(Progress::Again);
+        }
+        self.parts.account.pool().wait(bytes, &self.parts.waker);
+        Ok(Progress::Wait(Wait::Memory(bytes)))
+    }
+
     /// What the sink of a finished task wrote.
     pub(crate) fn take_receipt(&mut self) -> Option<Receipt> {
-        match &mut self.tail {
+        match &mut self.parts.tail {
             Tail::Sink(sink) => sink.take_receipt(),
             Tail::Outputs(_) => None,
         }
@@ -220,9 +192,9 @@ impl Task {
 
     /// Does one piece of work, as near to the tail as there is one.
     fn advance(&mut self) -> Result<Did> {
-        for index in (0..self.links.len()).rev() {
-            let upstream_ended = index > 0 && self.links[index - 1].has_ended();
-            let link = &mut self.links[index];
+        for index in (0..self.parts.links.len()).rev() {
+            let upstream_ended = index > 0 && self.parts.links[index - 1].has_ended();
+            let link = &mut self.parts.links[index];
             if link.has_ended() {
                 // What follows it has ended before: else it would have had something to do.
                 return Ok(Did::Ended);
@@ -243,33 +215,33 @@ impl Task {
     }
 
     fn read_head(&mut self) -> Result<Did> {
-        match &mut self.head {
+        match &mut self.parts.head {
             Head::Source(_) => self.read_source(),
             Head::Ports(_) => self.read_ports(),
         }
     }
 
     fn read_source(&mut self) -> Result<Did> {
-        let Head::Source(head) = &mut self.head else { return Ok(Did::Ended) };
-        self.shared.enter(0);
+        let Head::Source(head) = &mut self.parts.head else { return Ok(Did::Ended) };
+        self.parts.shared.enter(0);
         if head.split_ended {
             // All rows of the split are through the links by now.
             head.split_ended = false;
             if let Some(split) = head.split.take() {
-                add(&self.shared.counters.source_bytes, split.bytes);
-                if self.order == Order::Source {
-                    self.tail.split_done(split.index);
+                add(&self.parts.shared.counters.source_bytes, split.bytes);
+                if self.parts.order == Order::Source {
+                    self.parts.tail.split_done(split.index);
                 }
-                self.shared.set_split(None);
+                self.parts.shared.set_split(None);
                 return Ok(Did::Work);
             }
         }
         if head.split.is_none() && !head.ended {
             match head.scan.next_split()? {
                 Some(split) => {
-                    self.shared.set_split(Some(split.description.clone()));
+                    self.parts.shared.set_split(Some(split.description.clone()));
                     head.source.start(&split)?;
-                    if self.order == Order::Source {
+                    if self.parts.order == Order::Source {
                         self.origin = split.index;
                     }
                     head.split = Some(split);
@@ -278,19 +250,21 @@ impl Task {
             }
         }
         if head.ended {
-            return match self.links.first() {
+            return match self.parts.links.first() {
                 Some(link) if !link.finished.contains(0) => self.run(0, Action::Finish(0)),
                 _ => Ok(Did::Ended),
             };
         }
-        let Some(estimate) = self.account.try_reserve(2 * self.batch_bytes) else {
-            return self.wait_for_memory(2 * self.batch_bytes);
+        let bytes = head.source.step_bytes(self.parts.batch_bytes);
+        let Some(estimate) = self.parts.account.try_reserve(bytes) else {
+            // What is made of a row is half of what a step needs for it: the text is the source's own.
+            return self.wait_for_memory(2 * bytes);
         };
-        let Head::Source(head) = &mut self.head else { return Ok(Did::Ended) };
+        let Head::Source(head) = &mut self.parts.head else { return Ok(Did::Ended) };
         let mut out = Outbox::new();
-        let before = self.clock.now();
-        let step = head.source.read(self.batch_bytes, &mut out);
-        add_time(&self.shared.node(0).busy_ns, self.clock.now() - before);
+        let before = self.parts.clock.now();
+        let step = head.source.read(self.parts.batch_bytes, &mut out);
+        add_time(&self.parts.shared.node(0).busy_ns, self.parts.clock.now() - before);
         let blocked = match step? {
             SourceStep::More => None,
             SourceStep::Done => {
@@ -308,9 +282,9 @@ impl Task {
     }
 
     fn read_ports(&mut self) -> Result<Did> {
-        self.shared.enter(0);
-        let ready = self.links.first().map(|link| link.operator.ready());
-        let Head::Ports(ports) = &mut self.head else { return Ok(Did::Ended) };
+        self.parts.shared.enter(0);
+        let ready = self.parts.links.first().map(|link| link.operator.ready());
+        let Head::Ports(ports) = &mut self.parts.head else { return Ok(Did::Ended) };
         let mut outside = None;
         let mut waiting = Vec::new();
         let count = ports.receivers.len();
@@ -322,33 +296,39 @@ impl Task {
                 }
                 continue;
             }
-            if self.links.first().is_some_and(|link| link.finished.contains(port)) {
+            if self.parts.links.first().is_some_and(|link| link.finished.contains(port)) {
                 continue;
             }
             match ports.receivers[port].receive()? {
                 Received::Batch(batch, origin) => {
                     ports.next = port + 1;
-                    let batch = ports.coalesce(port, batch, self.batch_rows, self.batch_bytes, &self.account)?;
-                    if self.order == Order::Relay {
+                    let batch = ports.coalesce(
+                        port,
+                        batch,
+                        self.parts.batch_rows,
+                        self.parts.batch_bytes,
+                        &self.parts.account,
+                    )?;
+                    if self.parts.order == Order::Relay {
                         self.origin = origin;
                     }
-                    match self.links.first_mut() {
+                    match self.parts.links.first_mut() {
                         Some(link) => link.pending.push_back((port, batch)),
                         None => {
-                            self.tail.push(0, batch, self.origin, &mut self.account.reservation())?;
+                            self.parts.tail.push(0, batch, self.origin, &mut self.parts.account.reservation())?;
                         }
                     }
                     return Ok(Did::Work);
                 }
                 Received::SplitDone(origin) => {
-                    if self.order == Order::Relay {
-                        self.tail.split_done(origin);
+                    if self.parts.order == Order::Relay {
+                        self.parts.tail.split_done(origin);
                     }
                     return Ok(Did::Work);
                 }
                 Received::Empty => waiting.push(ports.edges[port]),
                 Received::Blocked(ticket) => outside = Some(ticket),
-                Received::Ended if self.links.is_empty() => {}
+                Received::Ended if self.parts.links.is_empty() => {}
                 Received::Ended => return self.run(0, Action::Finish(port)),
             }
         }
@@ -356,7 +336,7 @@ impl Task {
             return Ok(Did::Wait(Wait::Outside(ticket)));
         }
         if waiting.is_empty() {
-            if self.links.is_empty() {
+            if self.parts.links.is_empty() {
                 return Ok(Did::Ended);
             }
             return Err(OperatorError::new(
@@ -368,27 +348,27 @@ impl Task {
 
     /// Calls one operator once.
     fn run(&mut self, index: usize, action: Action) -> Result<Did> {
-        let place = self.head.nodes() + index;
-        self.shared.enter(place);
+        let place = self.parts.head.nodes() + index;
+        self.parts.shared.enter(place);
         let bytes = match &action {
-            Action::Process(port, batch) => self.links[index].operator.step_bytes(*port, batch),
-            Action::Resume | Action::Finish(_) => 2 * self.batch_bytes,
+            Action::Process(port, batch) => self.parts.links[index].operator.step_bytes(*port, batch),
+            Action::Resume | Action::Finish(_) => 2 * self.parts.batch_bytes,
         };
-        let Some(estimate) = self.account.try_reserve(bytes) else {
+        let Some(estimate) = self.parts.account.try_reserve(bytes) else {
             if let Action::Process(port, batch) = action {
-                self.links[index].pending.push_front((port, batch));
+                self.parts.links[index].pending.push_front((port, batch));
             }
             return self.wait_for_memory(bytes);
         };
         let mut out = Outbox::new();
-        let before = self.clock.now();
+        let before = self.parts.clock.now();
         if let Action::Process(_, batch) = &action {
             self.count_input(place, batch);
         }
-        let link = &mut self.links[index];
+        let link = &mut self.parts.links[index];
         let step = match action {
             Action::Process(port, batch) => {
-                self.holder.has_new_state();
+                self.parts.holder.has_new_state();
                 link.operator.process(port, batch, &mut out)
             }
             Action::Resume => link.operator.resume(&mut out),
@@ -397,29 +377,38 @@ impl Task {
                 link.operator.finish(port, &mut out)
             }
         };
-        add_time(&self.shared.node(place).busy_ns, self.clock.now() - before);
+        add_time(&self.parts.shared.node(place).busy_ns, self.parts.clock.now() - before);
         link.state = step?;
         let done = matches!(link.state, Step::Done);
+        let memory = match &link.state {
+            Step::Blocked(ticket) => ticket.memory_bytes().map(|_| ticket.clone()),
+            _ => None,
+        };
+        let emitted = !out.is_empty();
         self.take_output(place, out, estimate)?;
         if done {
             self.stop_before(index);
         }
-        Ok(Did::Work)
+        Ok(match memory {
+            // What it has emitted may be what it waits for.
+            Some(ticket) if !emitted => Did::Wait(Wait::Outside(ticket)),
+            _ => Did::Work,
+        })
     }
 
     /// Claims what a node emitted and hands it to the next link or to the tail.
     fn take_output(&mut self, place: usize, mut out: Outbox, mut estimate: Reservation) -> Result<()> {
-        let next = place + 1 - self.head.nodes();
+        let next = place + 1 - self.parts.head.nodes();
         while let Some((output, batch)) = out.pop() {
-            self.account.claim_from(&batch, &mut estimate);
-            let counters = self.shared.node(place);
+            self.parts.account.claim_from(&batch, &mut estimate);
+            let counters = self.parts.shared.node(place);
             add(&counters.rows_out, batch.num_rows() as u64);
             add(&counters.batches_out, 1);
             add(&counters.bytes_out, batch.get_array_memory_size() as u64);
-            match self.links.get_mut(next) {
+            match self.parts.links.get_mut(next) {
                 // What a step of the next operator may need is bounded by pieces of the plan's size.
-                Some(link) => link.pending.extend(pieces(&batch, self.batch_bytes).map(|piece| (0, piece))),
-                None => self.tail.push(output, batch, self.origin, &mut estimate)?,
+                Some(link) => link.pending.extend(pieces(&batch, self.parts.batch_bytes).map(|piece| (0, piece))),
+                None => self.parts.tail.push(output, batch, self.origin, &mut estimate)?,
             }
         }
         drop(estimate);
@@ -427,21 +416,21 @@ impl Task {
     }
 
     fn count_input(&self, place: usize, batch: &RecordBatch) {
-        let counters = self.shared.node(place);
+        let counters = self.parts.shared.node(place);
         add(&counters.rows_in, batch.num_rows() as u64);
         add(&counters.batches_in, 1);
     }
 
     /// Link `index` needs no more input: everything before it stops.
     fn stop_before(&mut self, index: usize) {
-        for link in self.links.iter_mut().take(index) {
+        for link in self.parts.links.iter_mut().take(index) {
             link.pending.clear();
             link.state = Step::Done;
         }
-        if let Some(link) = self.links.get_mut(index) {
+        if let Some(link) = self.parts.links.get_mut(index) {
             link.pending.clear();
         }
-        self.head.stop();
+        self.parts.head.stop();
     }
 
     /// Frees own state first, and waits for others only when there is none.
@@ -449,42 +438,39 @@ impl Task {
         if self.free(bytes)? > 0 {
             return Ok(Did::Work);
         }
-        let pool = self.account.pool();
-        let most = self.account.most();
-        if bytes > most {
-            return Err(OperatorError::RowTooLarge {
-                needed_bytes: bytes,
-                available_bytes: most,
-                sufficient_limit_bytes: pool.limit() + (bytes - most),
-            });
+        // What the task holds it holds for as long as it waits.
+        let account = &self.parts.account;
+        let needed = account.held() + bytes;
+        if needed > account.most() {
+            return Err(account.row_too_large(needed));
         }
-        let floating = bytes.saturating_sub(self.account.floor().saturating_sub(self.account.held()));
-        pool.wait(floating, &self.waker);
+        let floating = bytes.saturating_sub(account.floor().saturating_sub(account.held()));
+        account.pool().wait(floating, &self.parts.waker);
         Ok(Did::Wait(Wait::Memory(bytes)))
     }
 
     fn answer_reclaim(&mut self) -> Result<()> {
-        let freed = self.free(self.holder.requested())?;
-        self.account.pool().answered(&self.holder, freed);
+        let freed = self.free(self.parts.holder.requested())?;
+        self.parts.account.pool().answered(&self.parts.holder, freed);
         Ok(())
     }
 
     /// Writes up to `bytes` of own state, or of what hazardous edges have queued, to disk.
     fn free(&mut self, bytes: usize) -> Result<usize> {
         // What is spilled waits for the disk in the workspace: a piece must fit there.
-        let bytes = bytes.min(SPILL_PIECE_BYTES).min(2 * self.batch_bytes);
+        let bytes = bytes.min(SPILL_PIECE_BYTES).min(2 * self.parts.batch_bytes);
         let mut freed = 0;
-        for index in 0..self.links.len() {
-            if freed < bytes && !matches!(self.links[index].state, Step::Done) {
-                let place = self.head.nodes() + index;
-                self.shared.enter(place);
-                let before = self.clock.now();
-                freed += self.links[index].operator.spill(bytes - freed)?;
-                add_time(&self.shared.node(place).busy_ns, self.clock.now() - before);
+        for index in 0..self.parts.links.len() {
+            if freed < bytes && !matches!(self.parts.links[index].state, Step::Done) {
+                let place = self.parts.head.nodes() + index;
+                self.parts.shared.enter(place);
+                let before = self.parts.clock.now();
+                freed += self.parts.links[index].operator.spill(bytes - freed)?;
+                add_time(&self.parts.shared.node(place).busy_ns, self.parts.clock.now() - before);
             }
         }
-        if let Head::Ports(ports) = &mut self.head {
-            self.shared.enter(0);
+        if let Head::Ports(ports) = &mut self.parts.head {
+            self.parts.shared.enter(0);
             for receiver in &mut ports.receivers {
                 if freed < bytes {
                     freed += receiver.spool(bytes - freed)?;
@@ -509,10 +495,10 @@ pub(super) fn pieces(batch: &RecordBatch, bytes: usize) -> impl Iterator<Item = 
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.account.pool().stop_waiting(&self.waker);
-        if self.holder.requested() > 0 {
+        self.parts.account.pool().stop_waiting(&self.parts.waker);
+        if self.parts.holder.requested() > 0 {
             // Whoever asked must not wait for an answer that never comes.
-            self.account.pool().answered(&self.holder, 0);
+            self.parts.account.pool().answered(&self.parts.holder, 0);
         }
     }
 }

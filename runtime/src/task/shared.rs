@@ -34,6 +34,8 @@ pub(crate) enum Waiting {
     Input(Vec<usize>),
     Room(Vec<(usize, usize)>),
     Memory(usize),
+    /// For another task, by a way of its operator's own.
+    Task,
     Outside,
     Ended,
 }
@@ -111,7 +113,7 @@ impl TaskShared {
             Waiting::Input(_) => &self.counters.idle_ns,
             Waiting::Room(_) => &self.counters.parked_ns,
             Waiting::Memory(_) => &self.counters.memory_ns,
-            Waiting::Outside => &self.counters.blocked_ns,
+            Waiting::Outside | Waiting::Task => &self.counters.blocked_ns,
             Waiting::Ended => return,
         };
         // Time in the queue of the arbiter counts as busy: the task could run.
@@ -127,7 +129,7 @@ impl TaskShared {
             Waiting::Input(_) => TaskState::Idle,
             Waiting::Room(_) => TaskState::Parked,
             Waiting::Memory(_) => TaskState::WaitingForMemory,
-            Waiting::Outside => TaskState::Blocked,
+            Waiting::Outside | Waiting::Task => TaskState::Blocked,
             Waiting::Ended => TaskState::Ended,
         }
     }
@@ -139,6 +141,7 @@ impl From<&Wait> for Waiting {
             Wait::Input(edges) => Waiting::Input(edges.clone()),
             Wait::Room(receivers) => Waiting::Room(receivers.clone()),
             Wait::Memory(bytes) => Waiting::Memory(*bytes),
+            Wait::Outside(ticket) if ticket.is_of_task() => Waiting::Task,
             Wait::Outside(_) => Waiting::Outside,
         }
     }

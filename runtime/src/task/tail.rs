@@ -259,6 +259,9 @@ impl SinkTail {
                 SinkStep::Written => self.resume = false,
                 SinkStep::Blocked(ticket) => {
                     self.resume = true;
+                    if ticket.memory_bytes().is_some() {
+                        return Ok(Some(Wait::Outside(ticket)));
+                    }
                     self.blocked = Some(ticket);
                 }
             }
@@ -275,7 +278,7 @@ impl SinkTail {
                     self.receipt = Some(receipt);
                     self.closed = true;
                 }
-                CloseStep::Blocked(ticket) if ticket.is_done() => {}
+                CloseStep::Blocked(ticket) if ticket.is_done() && ticket.memory_bytes().is_none() => {}
                 CloseStep::Blocked(ticket) => return Ok(Some(Wait::Outside(ticket))),
             }
         }

@@ -17,7 +17,6 @@ use arrow::record_batch::RecordBatch;
 use datafusion_common::ScalarValue;
 use datafusion_expr::Accumulator;
 
-use super::super::buckets::row_too_large;
 use super::super::describe::Aggregate;
 use super::layout::{Argument, Lane, LaneFunction, Way, of_type};
 use crate::expression::failed;
@@ -192,7 +191,7 @@ impl Group {
         let growing = self.accumulators.iter().flatten().filter(|one| one.growth.is_some());
         // What was given and what is made of it, each once more on its way on.
         let needed = growing.map(|one| 4 * one.given.max(one.measured)).sum::<usize>();
-        row_too_large(&self.home.memory, needed + self.home.spare_bytes)
+        self.home.memory.row_too_large(needed + self.home.spare_bytes)
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {

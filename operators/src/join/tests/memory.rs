@@ -101,7 +101,8 @@ fn one_hot_key_on_both_sides_is_joined_within_the_floor() {
             let outcome = run(&join, &pieces(&left, 60), &pieces(&right, 60), floors).expect("runs");
             println!("{join_type}, holding the {build}: spilled {}", outcome.spilled_bytes);
             assert_eq!((outcome.rows(), outcome.overruns), (rows, 0), "{join_type} {build}");
-            assert!(outcome.spilled_bytes > 3 << 20);
+            // Columns that nothing reads are not held.
+            assert!(!matches!(join_type, JoinType::Inner | JoinType::Full) || outcome.spilled_bytes > 3 << 20);
             if matches!(join_type, JoinType::Left | JoinType::Full) {
                 let expected = |n: i64| (n % 100 == 3).then_some(n + 1);
                 let found = pairs(&outcome.batches);
@@ -135,7 +136,7 @@ fn a_nested_loop_over_more_rows_than_memory_goes_block_by_block() {
             let outcome = run(&join, &pieces(&left, 60), &pieces(&right, 60), floors).expect("runs");
             println!("{join_type}, holding the {build}: spilled {}", outcome.spilled_bytes);
             assert_eq!((outcome.rows(), outcome.overruns), (rows, 0), "{join_type} {build}");
-            assert!(outcome.spilled_bytes > 2 << 20);
+            assert!(join_type != JoinType::Full || outcome.spilled_bytes > 2 << 20);
         }
     }
 }

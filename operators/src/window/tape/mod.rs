@@ -29,7 +29,7 @@ use super::desk::Desk;
 const FILE_BYTES: u64 = 64 << 20;
 
 /// Entries that become one, and how many a cursor is kept away from that.
-const FOLDED: usize = 64;
+const FOLDED: usize = 32;
 const NEAR: u64 = 8;
 
 /// A batch on disk.
@@ -299,7 +299,7 @@ impl Tape {
             }
         }
         kept.extend(run);
-        self.fold_at = kept.len() + 2 * FOLDED;
+        self.fold_at = kept.len() + FOLDED;
         self.entries = kept;
         Ok(())
     }

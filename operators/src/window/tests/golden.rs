@@ -151,7 +151,8 @@ fn differs(found: &ArrayRef, row: usize, expected: Option<&str>) -> bool {
         let expected: f64 = expected.parse().expect("a number");
         let same = found == expected || (found.is_nan() && expected.is_nan());
         // Of a NaN no comparison is true.
-        return !same && !((found - expected).abs() <= 1e-9 * expected.abs().max(1.0));
+        let near = (found - expected).abs() <= 1e-9 * expected.abs().max(1.0);
+        return !same && !near;
     }
     let text = cast_array(&found.slice(row, 1), &DataType::Utf8).expect("prints");
     text.as_string::<i32>().value(0) != expected

@@ -176,3 +176,32 @@ fn what_makes_no_sense_is_refused_when_it_is_planned() {
         WindowFunction { filter: Some(lit(true)), ..function(window("rank"), vec![], rows_frame("rows_unb_unb")) };
     assert!(made(vec![], filtered).is_some_and(|error| error.contains("FILTER")));
 }
+
+#[test]
+fn a_window_expression_is_lowered_with_its_window() {
+    use datafusion_common::DFSchema;
+    use datafusion_expr::execution_props::ExecutionProps;
+    use datafusion_expr::{Expr, ExprFunctionExt, col as logical, expr::WindowFunction as Logical, lit as constant};
+
+    let schema = rows([], []).schema();
+    let input = DFSchema::try_from(schema.as_ref().clone()).expect("a schema");
+    let sum = Expr::from(Logical::new(aggregate("sum"), vec![logical("v") + constant(1i64)]));
+    let sum = sum
+        .partition_by(vec![logical("k"), constant(5i64)])
+        .order_by(vec![constant(1u64).sort(true, false), logical("v").sort(false, true)])
+        .filter(logical("v").gt(constant(3i64)))
+        .window_frame(rows_frame("rows_2p_cur"))
+        .build()
+        .expect("a window expression");
+    let props = ExecutionProps::new();
+    let lowered = WindowFunction::lower(&sum.alias("total"), &input, &schema, &props).expect("it is one");
+    assert_eq!((lowered.partition_by.len(), lowered.order_by.len()), (1, 1));
+    assert_eq!(lowered.order_by[0].options, SortOptions { descending: true, nulls_first: true });
+    assert_eq!(lowered.function.name, "total");
+    let order = vec![SortColumn { column: 1, options: lowered.order_by[0].options }];
+    let window = Window::try_new(Arc::clone(&schema), vec![0], order, vec![lowered.function]).expect("a window");
+    let found = run(&window, &[rows([1; 5], [1, 2, 9, 4, 5])], &Run::default()).expect("runs").rows(&window);
+    let sums: Vec<_> = found.column(2).as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(sums, [10, 16, 21, 11, 5].map(Some));
+    assert!(WindowFunction::lower(&logical("v"), &input, &schema, &props).is_err());
+}

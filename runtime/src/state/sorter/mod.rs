@@ -18,7 +18,8 @@ mod tree;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::UInt32Array;
+use arrow::array::{Array, UInt32Array};
+use arrow::buffer::Buffer;
 use arrow::compute::{SortOptions, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -31,7 +32,7 @@ use self::keys::{Key, Keys, MAX_PLACES};
 use self::merge::{DiskSource, MAX_RETIRED, Merge, MergeStep, Run, RunFile, Source};
 use self::picker::{Bounds, Merged};
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, pause};
-use crate::batch::{batch_bytes, compact};
+use crate::batch::{batch_bytes, compact, copied};
 use crate::error::Result;
 use crate::io::Ticket;
 use crate::memory::Account;
@@ -193,6 +194,7 @@ impl ExternalSorter {
                 batch = compact(take_record_batch(&batch, &UInt32Array::from(rows))?);
             }
         }
+        let batch = unshared(batch);
         let keys = Encoded::of(&batch, &self.keys)?;
         let bytes = kept_bytes(&batch);
         let mut needed;
@@ -582,4 +584,16 @@ impl ExternalSorter {
         };
         Ok(())
     }
+}
+
+/// `batch`, copied if another one uses its buffers: what is charged here must be free once it is written to disk,
+/// whatever the other partitions that got a part of the same rows do with theirs.
+fn unshared(batch: RecordBatch) -> RecordBatch {
+    // One count for the batch itself, and one for the look at it.
+    let shared = |buffer: &Buffer| buffer.strong_count() > 2;
+    let shares = batch.columns().iter().any(|column| {
+        let data = column.to_data();
+        data.buffers().iter().any(shared) || data.nulls().is_some_and(|nulls| shared(nulls.buffer()))
+    });
+    if shares { copied(&batch) } else { batch }
 }
