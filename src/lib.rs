@@ -32,6 +32,7 @@ mod planner;
 mod progress;
 mod run;
 mod sql;
+mod stack;
 mod table;
 mod trace;
 mod widen;

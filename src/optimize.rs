@@ -18,6 +18,7 @@ use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContex
 
 use crate::error::Result;
 use crate::planner;
+use crate::stack::on_large_stack;
 
 /// Options for SQL, the optimiser and functions, the same for every query.
 pub(crate) fn options() -> Arc<ConfigOptions> {
@@ -36,6 +37,10 @@ pub(crate) fn options() -> Arc<ConfigOptions> {
 
 /// Makes every expression's types explicit; fails for what cannot be typed.
 pub(crate) fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
+    on_large_stack(|| analyze_here(plan))
+}
+
+fn analyze_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static ANALYZER: LazyLock<Analyzer> = LazyLock::new(Analyzer::new);
     let plan = with_quotients_of_floats(plan)?;
     Ok(ANALYZER.execute_and_check(plan, &options(), |_, _| {})?)
@@ -43,9 +48,13 @@ pub(crate) fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 /// Analyses `plan`, then optimises it.
 pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
+    on_large_stack(|| optimize_here(plan))
+}
+
+fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
-    let plan = analyze(plan)?.transform_up(name_above)?.data;
+    let plan = analyze_here(plan)?.transform_up(name_above)?.data;
     let plan = planner::reordered(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
     if !plan.transformed {
         return Ok(plan.data);

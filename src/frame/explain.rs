@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::{self, Planned};
 use crate::run;
+use crate::stack::on_large_stack;
 
 impl Frame {
     /// The logical plan as written and as optimised, and the actor graph that a job would run.
@@ -18,6 +19,10 @@ impl Frame {
 
     /// The titles and texts of [`Frame::explain`].
     pub(crate) fn explain_parts(&self) -> Result<Vec<(&'static str, String)>> {
+        on_large_stack(|| self.explain_parts_here())
+    }
+
+    fn explain_parts_here(&self) -> Result<Vec<(&'static str, String)>> {
         let graph = run::plan(self, &self.planned()?.graph)?.to_string();
         Ok(vec![
             ("logical plan", self.logical_plan()?.display_indent().to_string()),

@@ -3,6 +3,7 @@
 //! A frame is a DataFusion `LogicalPlan` and the cluster that will run it. A step that makes no sense is
 //! remembered and reported by the first method that returns a `Result`, so that steps chain without `?`.
 
+mod apply;
 mod explain;
 mod group;
 mod join;
@@ -29,6 +30,7 @@ use crate::cluster::Session;
 use crate::error::{Error, Result, no_such_column, without_context};
 use crate::expr::{IntoExpr, IntoExprs, named};
 use crate::optimize;
+use crate::stack::on_large_stack;
 
 /// A table that is described and not yet computed.
 ///
@@ -62,8 +64,8 @@ impl Frame {
     ///
     /// The first step that was wrong.
     pub fn schema(&self) -> Result<SchemaRef> {
-        let plan = optimize::analyze(self.plan()?.as_ref().clone())?;
-        Ok(SchemaRef::clone(plan.schema().inner()))
+        let plan = self.plan()?;
+        on_large_stack(|| Ok(SchemaRef::clone(optimize::analyze(plan.as_ref().clone())?.schema().inner())))
     }
 
     /// What is to be done, as DataFusion's plan, before the optimiser.
@@ -77,7 +79,7 @@ impl Frame {
 
     /// The plan after the optimiser: what is turned into a graph.
     pub(crate) fn optimized(&self) -> Result<LogicalPlan> {
-        optimize::optimize(self.logical_plan()?)
+        on_large_stack(|| optimize::optimize(self.logical_plan()?))
     }
 
     /// Keeps the rows for which `predicate` is true.

@@ -10,6 +10,7 @@
 //! order of the source until an operator gives that up: [`Flow`] keeps track of it.
 
 mod aggregate;
+mod apply;
 mod columns;
 mod estimate;
 mod expr;
@@ -33,11 +34,13 @@ use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 
 use datafusion_physical_expr::expressions::lit;
 
+pub(crate) use apply::Applied;
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
 
 use crate::error::{Error, Result};
 use crate::optimize;
+use crate::stack::on_large_stack;
 use repeated::Repeated;
 
 /// Ports that a node may have.
@@ -69,19 +72,25 @@ impl Settings {
 
 /// The graph of an optimised plan whose rows the caller reads.
 pub(crate) fn to_result(plan: &LogicalPlan, settings: Settings) -> Result<Planned> {
-    let mut planner = Planner::new(plan, settings)?;
-    let flow = planner.plan(plan)?;
+    let (mut planner, flow) = planned(plan, settings)?;
     let result = planner.graph.result("result", flow.gathered());
     Ok(Planned { graph: planner.graph, result, rows: flow.node, schema: SchemaRef::clone(plan.schema().inner()) })
 }
 
 /// The graph of an optimised plan whose rows go to a sink.
 pub(crate) fn to_sink(plan: &LogicalPlan, settings: Settings, name: &str, sink: impl SinkSpec) -> Result<Graph> {
-    let mut planner = Planner::new(plan, settings)?;
-    let flow = planner.plan(plan)?;
+    let (mut planner, flow) = planned(plan, settings)?;
     let flow = planner.first_columns(flow, plan.schema().inner())?;
     planner.graph.sink(name, sink, flow.gathered());
     Ok(planner.graph)
+}
+
+fn planned(plan: &LogicalPlan, settings: Settings) -> Result<(Planner, Flow)> {
+    on_large_stack(|| {
+        let mut planner = Planner::new(plan, settings)?;
+        let flow = planner.plan(plan)?;
+        Ok((planner, flow))
+    })
 }
 
 /// Where the rows of a part of the plan come out, and what is known of them.
@@ -184,6 +193,11 @@ impl Planner {
             LogicalPlan::Join(join) => self.join(join, None),
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Window(window) => self.window(window),
+            LogicalPlan::Repartition(repartition) => self.repartition(repartition),
+            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Applied>() {
+                Some(applied) => self.applied(applied),
+                None => Err(Error::unsupported(kind(plan))),
+            },
             other => Err(Error::unsupported(kind(other))),
         }
     }
@@ -272,7 +286,6 @@ impl Planner {
 /// What a user calls the kinds of plan that have no operators yet.
 fn kind(plan: &LogicalPlan) -> String {
     match plan {
-        LogicalPlan::Repartition(_) => "repartition".into(),
         LogicalPlan::Subquery(_) => "subquery".into(),
         LogicalPlan::Distinct(_) => "distinct on (DISTINCT ON)".into(),
         LogicalPlan::Unnest(_) => "unnest".into(),

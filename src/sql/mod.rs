@@ -11,10 +11,12 @@ mod statement;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion_sql::parser::{DFParserBuilder, Statement};
 use datafusion_sql::planner::SqlToRel;
+use datafusion_sql::sqlparser::ast::{self, Visit, Visitor};
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 
 pub(crate) use catalog::Catalog;
@@ -24,9 +26,13 @@ use crate::cluster::LocalCluster;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::optimize;
+use crate::stack::on_large_stack;
 
 /// How deep queries and expressions may be nested: what the parser's stack surely takes.
 const NESTING: usize = 50;
+
+/// How deep expressions may be, rows of operators without brackets included.
+const DEPTH: usize = 1000;
 
 impl LocalCluster {
     /// A lazy frame over the rows of a query in SQL.
@@ -59,6 +65,10 @@ impl LocalCluster {
     /// version cannot run.
     pub fn sql(&self, query: impl AsRef<str>) -> Result<Frame> {
         let query = query.as_ref();
+        on_large_stack(|| self.statements(query))
+    }
+
+    fn statements(&self, query: &str) -> Result<Frame> {
         let mut frame = None;
         let statements = parse(query)?;
         let last = statements.len() - 1;
@@ -119,7 +129,36 @@ fn parse(query: &str) -> Result<Vec<Statement>> {
     if statements.is_empty() {
         return Err(Error::sql("there is no statement"));
     }
+    for statement in &statements {
+        if let Statement::Statement(statement) = statement {
+            check_depth(statement)?;
+        }
+    }
     Ok(statements.into())
+}
+
+/// Refuses what is nested so deeply that walking it elsewhere could take a whole stack.
+fn check_depth(statement: &impl Visit) -> Result<()> {
+    struct Depth(usize);
+    impl Visitor for Depth {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<()> {
+            self.0 += 1;
+            if self.0 > DEPTH { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+
+        fn post_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<()> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+    }
+    match statement.visit(&mut Depth(0)) {
+        ControlFlow::Break(()) => Err(Error::sql(format!(
+            "an expression is more than {DEPTH} levels deep; `in (…)` is one level for any number of values"
+        ))),
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }
 
 /// The options of the parser and the planner of SQL, as for everything else.

@@ -136,7 +136,7 @@ fn a_query_is_copied_to_a_file() {
 }
 
 #[test]
-fn statements_that_change_data_are_refused() {
+fn what_cannot_run_is_refused_by_name() {
     let cluster = numbers();
     for query in [
         "insert into numbers values (1)",
@@ -144,10 +144,24 @@ fn statements_that_change_data_are_refused() {
         "create table t as select 1",
         "set a = 1",
         "create external table t stored as csv location 'x.csv'",
+        "select unnest([1, 2])",
+        "with recursive r as (select 1 as n union all select n + 1 from r where n < 3) select n from r",
     ] {
         let text = error(&cluster, query);
         assert!(text.contains("not supported"), "{query}: {text}");
     }
+}
+
+#[test]
+fn long_conditions_and_sums_run_or_are_refused() {
+    let cluster = numbers();
+    let row = |term: &dyn Fn(usize) -> String, by: &str, terms| (0..terms).map(term).collect::<Vec<_>>().join(by);
+    let condition = row(&|term| format!("(n = {term} and n < {})", term + 1), " or ", 400);
+    assert_eq!(i64s(&cluster, &format!("select count(*) as c from numbers where {condition}"), "c"), [100]);
+    let sum = |terms| format!("select {} as s from numbers where n = 1", row(&|_| "n".into(), " + ", terms));
+    assert_eq!(i64s(&cluster, &sum(240), "s"), [240]);
+    assert!(error(&cluster, &sum(300)).contains("levels deep"));
+    assert!(error(&cluster, &sum(100_000)).contains("levels deep"));
 }
 
 #[test]

@@ -42,11 +42,5 @@ select 'all' as what, count(*) as n from sales union all select product, count(*
 select distinct kind from (select 'a' as kind union all select 'a' union all select 'b') x;
 -- union_of_joins
 select e.id from employees e join departments d on e.dept_id = d.id union select emp_id from sales where quantity = 1;
--- unnest_values
-select unnest([1, 2, 3]) as n;
--- generate_series
-select sum(n) as s from (select unnest(generate_series(1, 10)) as n) x;
 -- array_functions
 select array_length([1, 2, 3]) as n, [4, 5, 6][2] as second, array_to_string(['a', 'b'], '-') as text;
--- unnest_aggregate
-select product, unnest(array_agg(distinct quantity)) as q from sales where id < 80 group by product;
