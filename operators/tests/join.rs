@@ -9,7 +9,7 @@ use std::time::Duration;
 use aqueduct_operators::{Expression, HashJoin, MemorySource, NestedLoopJoin};
 use aqueduct_runtime::testing::eventually;
 use aqueduct_runtime::{Cluster, ClusterConfig, Graph, OperatorSpec, Partitions};
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array};
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::record_batch::RecordBatch;
 use datafusion_common::{JoinSide, JoinType, NullEquality};
@@ -211,7 +211,7 @@ fn hash_joins_give_duckdb_s_answers_over_any_number_of_partitions() {
 #[test]
 fn not_in_gives_duckdb_s_answers_with_the_other_side_broadcast_or_gathered() {
     let (golden, left, right) = (golden(), left(), right());
-    let keys = arrow::compute::is_not_null(right.column(0)).expect("a mask");
+    let keys: BooleanArray = right.column(0).as_primitive::<Int64Type>().iter().map(|j| Some(j? > 30)).collect();
     let without_null = arrow::compute::filter_record_batch(&right, &keys).expect("filtered");
     for (name, right) in [("not in", &without_null), ("not in with null", &right)] {
         for (build, ways) in [

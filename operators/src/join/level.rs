@@ -169,7 +169,7 @@ impl Home {
                 }
                 let chunk = match taken.as_slice() {
                     [one] => compact(one.clone()),
-                    several => concat_batches(&self.shape.build_schema, several)?,
+                    several => concatenated(&self.shape.build_schema, several)?,
                 };
                 self.memory.claim_from(&chunk, &mut memory);
                 chunks.push(chunk);
@@ -513,6 +513,16 @@ impl Level {
         }
         pairs
     }
+}
+
+/// As `concat_batches`, which does not take rows without columns.
+fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    if schema.fields().is_empty() {
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        return Ok(RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &options)?);
+    }
+    Ok(concat_batches(schema, batches)?)
 }
 
 /// Bytes that keeping `batch` takes, and a little for what holds it.

@@ -187,6 +187,13 @@ impl Definition {
         for (port, column) in keys.chain(output).chain(filter_columns.iter().map(|(_, at)| *at)) {
             used[port][column] = true;
         }
+        for (used, schema) in used.iter_mut().zip(&self.inputs) {
+            // Rows without a column are awkward to keep.
+            if !used.contains(&true) {
+                let narrowest = schema.fields().iter().position(|field| field.data_type().primitive_width().is_some());
+                used.get_mut(narrowest.unwrap_or(0)).into_iter().for_each(|used| *used = true);
+            }
+        }
         let kept: Vec<Vec<usize>> =
             used.iter().map(|used| (0..used.len()).filter(|&column| used[column]).collect()).collect();
         let place = |(port, column): (Port, usize)| {

@@ -39,7 +39,7 @@ JOINS = {
     "right anti": "select null::bigint as n, m from r where not exists (select 1 from l where k = j)",
     "left mark": "select n, exists (select 1 from r where k = j)::bigint as m from l",
     "right mark": "select exists (select 1 from l where k = j)::bigint as n, m from r",
-    "not in": "select n, null::bigint as m from l where k not in (select j from r where j is not null)",
+    "not in": "select n, null::bigint as m from l where k not in (select j from r where j > 30)",
     "not in with null": "select n, null::bigint as m from l where k not in (select j from r)",
     "inner nulls equal": "select n, m from l join r on k is not distinct from j",
     "full nulls equal": "select n, m from l full join r on k is not distinct from j",

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, reserve_needed};
 use crate::batch::batch_bytes;
@@ -193,7 +193,7 @@ impl SpillingVec {
         }
         let whole = match batches.as_slice() {
             [one] => one.clone(),
-            several => concat_batches(&self.schema, several)?,
+            several => joined(&self.schema, several)?,
         };
         drop(batches);
         let written = self.write(&whole)?;
@@ -209,6 +209,16 @@ impl SpillingVec {
         let create = || self.space.create("vec", SchemaRef::clone(&self.schema));
         self.file.get_or_insert_with(create).append(batch)
     }
+}
+
+/// `batches` as one. `concat_batches` does not take rows without columns.
+fn joined(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    if schema.fields().is_empty() {
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        return Ok(RecordBatch::try_new_with_options(SchemaRef::clone(schema), Vec::new(), &options)?);
+    }
+    Ok(concat_batches(schema, batches)?)
 }
 
 /// Reads a [`SpillingVec`] from its first batch to its last.
