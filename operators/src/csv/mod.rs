@@ -35,5 +35,5 @@ pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;
 
-pub(crate) use plain::{blocked, poll};
+pub(crate) use plain::poll;
 pub(crate) use scan::too_large;
