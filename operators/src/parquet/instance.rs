@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
-use aqueduct_runtime::io::Pending;
+use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::{OperatorError, Outbox, Result, Source, SourceContext, SourceStep, Split};
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::DataType;
@@ -22,16 +22,17 @@ use super::group::{Opened, open};
 use super::pot::Pot;
 use super::reading::{Reading, Turn};
 use super::scan::{Shared, SplitRange};
-use crate::csv::{blocked, poll};
+use crate::csv::poll;
 
 /// One partition.
 pub(crate) struct Instance {
     shared: Arc<Shared>,
     context: SourceContext,
-    pot: Pot,
     /// Row groups of the split that are still to be read.
     queue: VecDeque<(usize, usize, Range<u64>)>,
     state: State,
+    /// The row group that comes next, where there is memory for its first pages.
+    next: State,
     /// What is left of a batch that was too large to be emitted whole.
     rest: Option<RecordBatch>,
     failed: bool,
@@ -39,27 +40,89 @@ pub(crate) struct Instance {
 
 enum State {
     Idle,
-    Opening(usize, usize, Pending<Result<Opened>>),
+    Opening(Opening),
     Reading(Box<Reading>),
+}
+
+/// A row group that an I/O thread looks at.
+struct Opening {
+    file: usize,
+    group: usize,
+    rows: Range<u64>,
+    /// Its pages have a pot of their own, so that what is ahead takes nothing from what is at hand.
+    pot: Pot,
+    pending: Pending<Result<Opened>>,
 }
 
 impl Instance {
     pub(crate) fn new(shared: Arc<Shared>, context: SourceContext) -> Self {
-        let pot = Pot::new(&context.memory);
-        Self { shared, context, pot, queue: VecDeque::new(), state: State::Idle, rest: None, failed: false }
+        let (state, next) = (State::Idle, State::Idle);
+        Self { shared, context, queue: VecDeque::new(), state, next, rest: None, failed: false }
     }
 
-    fn open(&self, file: usize, group: usize, rows: Range<u64>) -> Pending<Result<Opened>> {
-        let (shared, pot) = (Arc::clone(&self.shared), self.pot.clone());
-        self.context.io.run("reading", move || {
+    /// Begins to open the next row group of the split, if there is one.
+    fn open_next(&mut self) -> State {
+        let Some((file, group, rows)) = self.queue.pop_front() else { return State::Idle };
+        let pot = Pot::new(&self.context.memory);
+        let (shared, own, wanted) = (Arc::clone(&self.shared), pot.clone(), rows.clone());
+        let pending = self.context.io.run("reading", move || {
             let handle = shared.handles.get(&shared.table.files, file)?;
-            Ok(open(&shared, file, group, rows, &handle, &pot))
-        })
+            Ok(open(&shared, file, group, wanted, &handle, &own))
+        });
+        State::Opening(Opening { file, group, rows, pot, pending })
+    }
+
+    /// Goes on from opening to reading; the ticket of what is still being opened.
+    fn opened(&self, opening: Opening) -> Result<std::result::Result<State, (Opening, Ticket)>> {
+        let Opening { file, group, rows, pot, pending } = opening;
+        match poll(pending)? {
+            Ok(opened) => {
+                let opened = opened?;
+                if opened.ranges.is_empty() {
+                    return Ok(Ok(State::Idle));
+                }
+                let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
+                let reading = Reading::new(shared, context, pot, (file, group, rows), opened)?;
+                Ok(Ok(State::Reading(Box::new(reading))))
+            }
+            Err(pending) => {
+                let ticket = pending.ticket().clone();
+                Ok(Err((Opening { file, group, rows, pot, pending }, ticket)))
+            }
+        }
+    }
+
+    /// Begins with the next row group while the last pages of this one are decoded.
+    fn look_ahead(&mut self, loaded: bool) -> Result<()> {
+        self.next = match std::mem::replace(&mut self.next, State::Idle) {
+            State::Idle if loaded => self.open_next(),
+            State::Idle => State::Idle,
+            State::Opening(opening) => match self.opened(opening)? {
+                Ok(State::Reading(mut reading)) => {
+                    reading.load_ahead();
+                    State::Reading(reading)
+                }
+                Ok(state) => state,
+                Err((opening, _)) => State::Opening(opening),
+            },
+            reading @ State::Reading(_) => reading,
+        };
+        Ok(())
+    }
+
+    /// Lets go of what is ahead: the row group at hand is short of memory.
+    fn put_back(&mut self) {
+        let rest = match std::mem::replace(&mut self.next, State::Idle) {
+            State::Idle => return,
+            State::Opening(opening) => (opening.file, opening.group, opening.rows),
+            State::Reading(reading) => reading.whole(),
+        };
+        self.queue.push_front(rest);
     }
 
     /// Emits `batch`, or its first rows if it has more than `budget_bytes`.
-    fn emit(&mut self, batch: RecordBatch, budget_bytes: usize, out: &mut Outbox) {
-        let rows = fitting_rows(&batch, budget_bytes);
+    fn emit(&mut self, batch: RecordBatch, fits: bool, budget_bytes: usize, out: &mut Outbox) {
+        let rows = if fits { batch.num_rows() } else { fitting_rows(&batch, budget_bytes) };
         if rows < batch.num_rows() {
             self.rest = Some(batch.slice(rows, batch.num_rows() - rows));
             out.push(let_go(batch.slice(0, rows)));
@@ -70,46 +133,46 @@ impl Instance {
 
     fn turn(&mut self, budget_bytes: usize, out: &mut Outbox) -> Result<SourceStep> {
         if let Some(batch) = self.rest.take() {
-            self.emit(batch, budget_bytes, out);
+            self.emit(batch, false, budget_bytes, out);
             return Ok(SourceStep::More);
         }
         loop {
             match std::mem::replace(&mut self.state, State::Idle) {
-                State::Idle => match self.queue.pop_front() {
-                    None => return Ok(SourceStep::Done),
-                    Some((file, group, rows)) => {
-                        self.state = State::Opening(file, group, self.open(file, group, rows));
+                State::Idle => {
+                    self.state = match std::mem::replace(&mut self.next, State::Idle) {
+                        State::Idle => self.open_next(),
+                        next => next,
+                    };
+                    if matches!(self.state, State::Idle) {
+                        return Ok(SourceStep::Done);
                     }
-                },
-                State::Opening(file, group, pending) => match poll(pending)? {
-                    Ok(opened) => {
-                        let opened = opened?;
-                        if opened.ranges.is_empty() {
-                            continue;
-                        }
-                        let (shared, context) = (Arc::clone(&self.shared), self.context.clone());
-                        let reading = Reading::new(shared, context, self.pot.clone(), file, group, opened)?;
-                        self.state = State::Reading(Box::new(reading));
-                    }
-                    Err(pending) => {
-                        let step = blocked(&pending);
-                        self.state = State::Opening(file, group, pending);
-                        return Ok(step);
+                }
+                State::Opening(opening) => match self.opened(opening)? {
+                    Ok(state) => self.state = state,
+                    Err((opening, ticket)) => {
+                        self.state = State::Opening(opening);
+                        return Ok(SourceStep::Blocked(ticket));
                     }
                 },
                 State::Reading(mut reading) => {
                     let turn = reading.turn(budget_bytes)?;
-                    if !matches!(turn, Turn::End) {
-                        self.state = State::Reading(reading);
+                    if matches!(turn, Turn::End) {
+                        continue;
+                    }
+                    let (loaded, short) = (reading.is_loaded(), reading.is_short());
+                    self.state = State::Reading(reading);
+                    if short {
+                        self.put_back();
+                    } else {
+                        self.look_ahead(loaded)?;
                     }
                     match turn {
-                        Turn::End => {}
-                        Turn::Batch(batch) => {
-                            self.emit(batch, budget_bytes, out);
+                        Turn::Batch(batch, fits) => {
+                            self.emit(batch, fits, budget_bytes, out);
                             return Ok(SourceStep::More);
                         }
-                        Turn::Nothing => return Ok(SourceStep::More),
                         Turn::Wait(ticket) => return Ok(SourceStep::Blocked(ticket)),
+                        _ => return Ok(SourceStep::More),
                     }
                 }
             }
@@ -168,14 +231,18 @@ fn let_go_array(array: &ArrayRef) -> ArrayRef {
         DataType::Utf8View => {
             let views = array.as_string_view();
             let pinned: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
-            if pinned > used(views.total_buffer_bytes_used()) + 16 * views.len() {
+            // What is used is counted only if it matters.
+            let slack = used(0) + 16 * views.len();
+            if pinned > slack && pinned > slack + 2 * views.total_buffer_bytes_used() {
                 return Arc::new(views.gc());
             }
         }
         DataType::BinaryView => {
             let views = array.as_binary_view();
             let pinned: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
-            if pinned > used(views.total_buffer_bytes_used()) + 16 * views.len() {
+            // What is used is counted only if it matters.
+            let slack = used(0) + 16 * views.len();
+            if pinned > slack && pinned > slack + 2 * views.total_buffer_bytes_used() {
                 return Arc::new(views.gc());
             }
         }

@@ -36,6 +36,8 @@ pub(crate) struct Reading {
     pot: Pot,
     file: usize,
     row_group: usize,
+    /// The rows of it that were asked for.
+    whole: Range<u64>,
     ranges: VecDeque<Range<u64>>,
     at: u64,
     /// Columns of the predicate, or all of them if there is none.
@@ -56,7 +58,8 @@ pub(crate) struct Reading {
 
 /// What one turn came to.
 pub(crate) enum Turn {
-    Batch(RecordBatch),
+    /// Rows that are wanted, and whether they have no more bytes than there should be.
+    Batch(RecordBatch, bool),
     /// Rows were looked at, and none was wanted.
     Nothing,
     Wait(Ticket),
@@ -86,10 +89,10 @@ impl Reading {
         shared: Arc<Shared>,
         context: SourceContext,
         pot: Pot,
-        file: usize,
-        row_group: usize,
+        whole: (usize, usize, Range<u64>),
         opened: Opened,
     ) -> Result<Self> {
+        let (file, row_group) = (whole.0, whole.1);
         let about = &shared.table.files[file];
         let chunk = |leaf: usize| {
             let chunk = opened.chunks.iter().find(|(index, _)| *index == leaf);
@@ -122,6 +125,7 @@ impl Reading {
             pot,
             file,
             row_group,
+            whole: whole.2,
             ranges,
             at,
             first,
@@ -184,7 +188,6 @@ impl Reading {
                         if self.rest.is_some() {
                             Counts::add(&self.shared.counts.rows_late, batch.num_rows() as u64);
                         }
-                        self.adapt(&batch, budget_bytes);
                         self.at = to;
                         self.first.settle();
                         return Ok(Turn::Nothing);
@@ -211,7 +214,7 @@ impl Reading {
         let schema = Arc::clone(&self.shared.schema);
         let all = RecordBatch::try_new_with_options(schema, columns.collect::<Result<_>>()?, &rows)?;
         self.at = to;
-        self.adapt(&all, budget_bytes);
+        let fits = self.adapt(&all, budget_bytes);
         let wanted = match mask {
             Some(mask) => filter_record_batch(&all, &mask)?,
             None => all,
@@ -219,7 +222,7 @@ impl Reading {
         self.first.settle();
         self.rest.iter().for_each(Rows::settle);
         self.load_ahead();
-        Ok(Turn::Batch(wanted))
+        Ok(Turn::Batch(wanted, fits))
     }
 
     /// Decodes the run at hand, whose pages are loaded.
@@ -242,13 +245,32 @@ impl Reading {
         ParquetFileError::Damaged { file, row_group: self.row_group, column: None, reason }.into()
     }
 
-    /// Changes the number of rows of a run where rows are much longer or shorter than was thought.
-    fn adapt(&mut self, batch: &RecordBatch, budget_bytes: usize) {
-        let row_bytes = (batch_bytes(batch) / batch.num_rows().max(1)).max(1);
+    /// Changes the number of rows of a run where rows are much longer or shorter than was thought; says whether this
+    /// run was short enough.
+    fn adapt(&mut self, batch: &RecordBatch, budget_bytes: usize) -> bool {
+        let bytes = batch_bytes(batch);
+        let row_bytes = (bytes / batch.num_rows().max(1)).max(1);
         let fitting = (budget_bytes / row_bytes).clamp(1, self.context.batch_rows.max(1));
         if fitting < self.run_rows * 4 / 5 || fitting >= self.run_rows * 2 {
             self.run_rows = fitting;
         }
+        bytes <= budget_bytes
+    }
+
+    /// All that is left to read is loaded, or being loaded.
+    pub(crate) fn is_loaded(&self) -> bool {
+        let end = self.ranges.back().map_or(self.at, |range| range.end);
+        self.loading.is_none() && self.ranges.len() <= 1 && !self.first.wants_ahead(end)
+    }
+
+    /// What was asked for: file, row group, rows.
+    pub(crate) fn whole(&self) -> (usize, usize, Range<u64>) {
+        (self.file, self.row_group, self.whole.clone())
+    }
+
+    /// Memory is waited for.
+    pub(crate) fn is_short(&self) -> bool {
+        self.waiting.is_some()
     }
 
     /// Sees to it that the pages of the run are loaded; says what is waited for.
@@ -283,7 +305,7 @@ impl Reading {
     }
 
     /// Loads what will be wanted soon, if nothing is being loaded.
-    fn load_ahead(&mut self) {
+    pub(crate) fn load_ahead(&mut self) {
         if self.loading.is_some() || self.waiting.is_some() || self.ranges.is_empty() {
             return;
         }

@@ -14,8 +14,12 @@ use super::files::{File, Handles, Table, short_name};
 use super::instance::Instance;
 use crate::expression::Expression;
 
-/// Row groups are put together until a split has so many compressed bytes of the columns that are read.
-const SPLIT_BYTES: u64 = 1 << 20;
+/// Row groups are put together until a split has so many compressed bytes of the columns that are read: more where
+/// there are very many, so that the next row group is loaded while one is decoded.
+const SPLIT_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=8 << 20;
+
+/// Splits that there should be at the least before they are made larger.
+const SPLITS: u64 = 32;
 
 /// A row group with more is cut into pieces of about [`PIECE_BYTES`].
 const LARGE_GROUP_BYTES: u64 = 24 << 20;
@@ -166,6 +170,11 @@ impl SplitRange {
 /// Cuts the row groups that `wanted` keeps into splits.
 pub(crate) fn cut(table: &Table, columns: &[usize], mut wanted: impl FnMut(usize, usize) -> bool) -> Vec<SplitRange> {
     let mut splits: Vec<SplitRange> = vec![];
+    let groups = |file: &'_ File| {
+        (0..file.metadata.num_row_groups()).map(|group| group_bytes(file, group, columns)).sum::<u64>()
+    };
+    let all_bytes: u64 = table.files.iter().map(groups).sum();
+    let split_bytes = (all_bytes / SPLITS).clamp(*SPLIT_BYTES.start(), *SPLIT_BYTES.end());
     for (index, file) in table.files.iter().enumerate() {
         let mut rows_in_last = 0;
         for group in 0..file.metadata.num_row_groups() {
@@ -191,7 +200,7 @@ pub(crate) fn cut(table: &Table, columns: &[usize], mut wanted: impl FnMut(usize
                 last.file == index
                     && last.groups.end == group
                     && last.rows.is_empty()
-                    && last.bytes + bytes <= SPLIT_BYTES
+                    && last.bytes + bytes <= split_bytes
                     && rows_in_last + rows <= SPLIT_ROWS
             });
             match joined {

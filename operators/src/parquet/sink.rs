@@ -30,6 +30,9 @@ const COLUMN_BYTES: usize = 8 << 10;
 /// Bytes of the footer for each column of a row group and its pages, about.
 const FOOTER_COLUMN_BYTES: usize = 1 << 10;
 
+/// Bytes of a bloom filter while a row group is filled: it is made for as many values as rows, and shrunk at the end.
+const BLOOM_BYTES: usize = 2 << 20;
+
 /// How pages are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParquetCompression {
@@ -162,6 +165,13 @@ impl ParquetSink {
     }
 }
 
+/// Bytes of the row group being filled. The writer counts what its buffers hold, not what they have room for: measured
+/// against the allocator, a quarter is missing.
+fn group_held_bytes(writer: &Writer, base_bytes: usize) -> usize {
+    let counted = writer.memory_size();
+    base_bytes + counted + counted / 2
+}
+
 /// The writer's error, as that of the file where it is one.
 fn failed(path: &Path, error: ParquetError) -> OperatorError {
     match error {
@@ -192,7 +202,7 @@ impl SinkSpec for ParquetSink {
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A row group that is being filled, and what encoding one batch more may add to it.
-        MIN_GROUP_BYTES.max(2 * batch_bytes) + 3 * batch_bytes
+        MIN_GROUP_BYTES.max(2 * batch_bytes) + 4 * batch_bytes + self.options.bloom_filters.len() * BLOOM_BYTES
     }
 
     fn detail(&self) -> String {
@@ -260,7 +270,7 @@ impl ParquetFile {
     /// first.
     fn encode(&mut self, batch: &RecordBatch) -> Result<Option<usize>> {
         let Some(writer) = &mut self.writer else { return Ok(None) };
-        let held = writer.memory_size().max(if writer.in_progress_rows() > 0 { 0 } else { self.base_bytes });
+        let held = group_held_bytes(writer, self.base_bytes);
         let room = self.options.row_group_rows.max(1).saturating_sub(writer.in_progress_rows());
         let mut rows = batch.num_rows().min(room);
         if rows == 0 || (writer.in_progress_rows() > 0 && held >= self.group_bytes) {
@@ -268,7 +278,7 @@ impl ParquetFile {
         }
         loop {
             // What is encoded takes less than it did, but for a moment both may be there.
-            let estimate = 2 * batch_bytes(&batch.slice(0, rows)) + 16 * rows;
+            let estimate = 3 * batch_bytes(&batch.slice(0, rows)) + 32 * rows;
             if self.reservation.try_set(self.footer_bytes + held + estimate) {
                 break;
             }
@@ -281,7 +291,9 @@ impl ParquetFile {
             rows = rows.div_ceil(2);
         }
         writer.write(&batch.slice(0, rows)).map_err(|error| failed(&self.path, error))?;
-        self.reservation.set(self.footer_bytes + writer.memory_size());
+        // If it is more than was estimated, and that is not to be had, the row group is written before more is added.
+        let held = group_held_bytes(writer, self.base_bytes);
+        let _ = self.reservation.try_set(self.footer_bytes + held);
         Ok(Some(rows))
     }
 }

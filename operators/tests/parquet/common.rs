@@ -39,26 +39,17 @@ impl Default for Drive {
 pub(crate) struct Read {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) peak_bytes: usize,
-    pub(crate) splits: usize,
+    pub(crate) splits: u64,
 }
 
 impl Drive {
     /// Reads all splits with one instance, whose account has the floor that the source asks for.
     pub(crate) fn read(self, source: &ParquetSource) -> Result<Read, OperatorError> {
-        self.read_with(source, |_| {})
-    }
-
-    /// As [`Drive::read`], with each batch shown before it is kept.
-    pub(crate) fn read_with(
-        self,
-        source: &ParquetSource,
-        mut show: impl FnMut(&RecordBatch),
-    ) -> Result<Read, OperatorError> {
         let pool = MemoryPool::new(self.limit_bytes);
         let floor = source.min_memory(self.batch_bytes);
         let admission = pool.admit(floor).unwrap_or_else(|| panic!("a floor of {floor} does not fit"));
         let memory = admission.account("scan", floor);
-        let (io, _threads) = Io::start("parquet-test", 1).expect("a thread");
+        let (io, threads) = Io::start("parquet-test", 1).expect("a thread");
         let scan = source.scan(ScanContext { batch_bytes: self.batch_bytes, partitions: 1 })?;
         let context = SourceContext {
             node: "scan".into(),
@@ -90,7 +81,6 @@ impl Drive {
                         "{}",
                         batch_bytes(&batch)
                     );
-                    show(&batch);
                     batches.push(batch);
                 }
                 match step {
@@ -106,10 +96,12 @@ impl Drive {
         }
         let peak_bytes = memory.peak();
         drop(reader);
+        // What was being loaded when it ended badly is let go of by the thread that loads it.
         io.stop();
+        threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
         assert_eq!(memory.held(), 0, "all is given back");
         assert_eq!(pool.overruns(), 0);
-        result.map(|()| Read { batches, peak_bytes, splits: splits as usize })
+        result.map(|()| Read { batches, peak_bytes, splits })
     }
 }
 

@@ -2,8 +2,10 @@
 
 mod common;
 mod damage;
-
+mod golden;
+mod jobs;
 mod memory;
 mod pruning;
+mod random;
 mod reading;
 mod writing;

@@ -96,6 +96,8 @@ fn files_of_a_pattern_follow_each_other() {
     write(&folder.path().join("all"), &[mixed(0, 1200)], small_pages().build());
     assert_eq!(found, plainly(&folder.path().join("all"), &source.file_schema()));
     assert_eq!(source.paths().count(), 3);
+    // The last file has no rows, and makes no split.
+    assert_eq!(Drive::default().read(&source).expect("readable").splits, 2);
 }
 
 #[test]
