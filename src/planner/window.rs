@@ -34,7 +34,7 @@ impl Planner {
         let order_by = sort_columns(&first.order_by, order_by);
         let schema = SchemaRef::clone(&keyed.flow.schema);
         let functions =
-            plan.window_expr.iter().map(|expr| Ok(WindowFunction::lower(expr, rows, &self.props)?.function));
+            plan.window_expr.iter().map(|expr| Ok(WindowFunction::lower(expr, rows, &schema, &self.props)?.function));
         let functions = functions.collect::<QueryResult<Vec<_>>>()?;
         let mut partitions = partition_by.to_vec();
         partitions.sort_unstable();
