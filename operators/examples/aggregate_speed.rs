@@ -1,7 +1,15 @@
-//! What a row costs in a hash aggregation, on one core: the mean of a float by a short string.
+//! What a row costs in an aggregation.
 //!
 //! `cargo run --release -p aqueduct-operators --example aggregate_speed [million rows]` prints nanoseconds per row
-//! for 100 keys, through the first half alone, and for 6,000,000 distinct keys, through each half.
+//! on one core, of the mean of a float by a short string: for 100 keys, through the first half alone, and for
+//! 6,000,000 distinct keys, through each half.
+//!
+//! `… --example aggregate_speed questions [million rows] [name …]` prints the seconds that the group-by questions of
+//! the db-benchmark take on rows in memory and two workers of one thread; `sorted` is a median and a distinct
+//! count by three keys.
+
+#[path = "aggregate_speed/questions.rs"]
+mod questions;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +29,11 @@ use datafusion_physical_expr::expressions::col;
 const BATCH_ROWS: usize = 16_384;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let millions = std::env::args().nth(1).map_or(Ok(50), |text| text.parse::<usize>())?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == "questions") {
+        return questions::run(&arguments[1..]);
+    }
+    let millions = arguments.first().map_or(Ok(50), |text| text.parse::<usize>())?;
     let schema: SchemaRef = Arc::new(Schema::new(vec![
         Field::new("category", DataType::Utf8View, false),
         Field::new("value", DataType::Float64, false),

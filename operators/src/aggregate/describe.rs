@@ -254,7 +254,9 @@ impl Function {
         arguments.extend(expression.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         let state_types = expression.state_fields().map_err(failed)?;
         let state_types = state_types.iter().map(|field| field.data_type().clone()).collect();
-        let vectorised = expression.groups_accumulator_supported();
+        // The accumulator of many groups that `bit_xor` has takes equal values as often as they come.
+        let once = expression.is_distinct() && expression.fun().name() == "bit_xor";
+        let vectorised = expression.groups_accumulator_supported() && !once;
         let mut function = Self {
             expression,
             arguments,

@@ -293,8 +293,11 @@ impl Instance {
 fn spill_pairs(pairs: &mut [Pair], bytes: usize) -> Result<usize> {
     for pair in pairs {
         for rows in [Some(&mut pair.build), pair.probe.as_mut()].into_iter().flatten() {
-            if rows.memory_bytes() > 0 {
-                return Ok(rows.spill(bytes)?.max(1));
+            let before = rows.memory_bytes();
+            let freed = rows.spill(bytes)?;
+            // What is on its way to disk has gone, and is freed a little later.
+            if freed > 0 || rows.memory_bytes() < before {
+                return Ok(freed.max(1));
             }
         }
     }

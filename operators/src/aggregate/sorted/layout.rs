@@ -30,6 +30,16 @@ pub(super) struct Layout {
     pub(super) schema: SchemaRef,
     columns: Vec<Column>,
     pub(super) lanes: Vec<Lane>,
+    /// What each function of the aggregate takes of rows that are not sorted; none if they have to be.
+    pub(super) direct: Option<Vec<DirectFunction>>,
+}
+
+/// What a function takes of rows as they come.
+#[derive(Debug)]
+pub(super) struct DirectFunction {
+    /// Columns of the layout.
+    pub(super) arguments: Vec<Argument>,
+    pub(super) mask: Option<usize>,
 }
 
 /// A column of arguments.
@@ -185,7 +195,8 @@ impl Layout {
                 return Ok(None);
             }
         }
-        Ok(Some(Self { schema, columns, lanes }))
+        let direct = direct(aggregate, keys, &columns, &lanes);
+        Ok(Some(Self { schema, columns, lanes, direct }))
     }
 
     /// The columns behind the keys for the rows of `batch`.
@@ -303,6 +314,38 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<Sorted>> 
     }
     let way = Way::Accumulate { expression: Arc::new(plain), arguments: Vec::new(), mask: None };
     Ok(Some(Sorted { by, way, nulls, lists }))
+}
+
+/// What the functions of `aggregate` take of rows that are not sorted.
+fn direct(aggregate: &Aggregate, keys: usize, columns: &[Column], lanes: &[Lane]) -> Option<Vec<DirectFunction>> {
+    let of = |index: usize, function: &Function| {
+        let (lane, found) =
+            lanes.iter().find_map(|lane| Some((lane, lane.functions.iter().find(|found| found.index == index)?)))?;
+        if found.lists {
+            // Ordered lists are slow to make any other way, and all are in order of arrival.
+            return None;
+        }
+        if let Way::Accumulate { arguments, mask, .. } = &found.way
+            && !found.distinct
+        {
+            let arguments = arguments.iter().map(|argument| match argument {
+                Argument::Column(column) => Argument::Column(lane.columns[*column]),
+                constant => constant.clone(),
+            });
+            return Some(DirectFunction { arguments: arguments.collect(), mask: mask.map(|mask| lane.columns[mask]) });
+        }
+        let sorted = lane.columns[keys];
+        let value = &columns[sorted - keys];
+        if value.data_type != value.expression.data_type(&aggregate.input_schema()).ok()? {
+            return None;
+        }
+        let arguments = function.arguments.iter().map(|argument| match constant(argument) {
+            Some(value) => Some(Argument::Constant(value)),
+            None => (argument.as_ref() == value.expression.as_ref()).then_some(Argument::Column(sorted)),
+        });
+        Some(DirectFunction { arguments: arguments.collect::<Option<_>>()?, mask: None })
+    };
+    aggregate.functions().iter().enumerate().map(|(index, function)| of(index, function)).collect()
 }
 
 /// The value of a literal.

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Lanes are read one after the other, each with all the memory that there is. The results of several lanes
-//! are put side by side at the end.
+//! are put side by side at the end. Where memory is plenty, nothing is sorted: see `direct`.
 
+mod direct;
 mod group;
 mod lane;
 mod layout;
@@ -26,11 +27,14 @@ use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, O
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
+use self::direct::{Direct, Hashed};
 use self::group::Home;
 use self::lane::{LaneStep, Reader};
 use self::layout::Layout;
 use self::zip::{Zip, ZipStep};
+use super::buckets::{own, piece_rows};
 use super::describe::{Aggregate, Function, shaped};
+use super::table::Emitted;
 use crate::expression::same_types;
 
 /// Most bytes of a frame that small batches are written in together.
@@ -159,6 +163,8 @@ struct SortedInstance {
     spec: SortedAggregate,
     context: OperatorContext,
     phase: Phase,
+    /// Rows that need no sort as long as memory is plenty.
+    direct: Option<Direct>,
     /// Sorters of lanes that are still to be read.
     sorters: VecDeque<ExternalSorter>,
     rows: usize,
@@ -170,6 +176,16 @@ struct SortedInstance {
 
 enum Phase {
     Filling,
+    /// A table is made of the rows that were kept.
+    Hashing,
+    /// The results of that table.
+    Emitting {
+        emitted: Emitted,
+        next: usize,
+        step: usize,
+    },
+    /// Rows that were kept go to the sort.
+    Handing,
     /// Lanes but one go to disk, so that the one has the memory.
     Clearing,
     Reading(Box<Reader>),
@@ -186,6 +202,7 @@ impl SortedInstance {
             sorters: sorters.collect::<Result<_>>()?,
             spec: spec.clone(),
             phase: Phase::Filling,
+            direct: Direct::new(&spec.aggregate, &spec.layout, &context.memory),
             rows: 0,
             done: Vec::new(),
             output: context.memory.reservation(),
@@ -208,6 +225,40 @@ impl SortedInstance {
         let several = self.spec.layout.lanes.len() > 1;
         match &mut self.phase {
             Phase::Filling | Phase::Ended => Ok(Step::NeedInput),
+            Phase::Hashing => {
+                self.phase = match self.direct.as_mut().map(Direct::hash).transpose()? {
+                    Some(Hashed::More) => Phase::Hashing,
+                    Some(Hashed::Refused) => Phase::Handing,
+                    Some(Hashed::Done(emitted)) => {
+                        let step = piece_rows(&emitted, self.context.batch_bytes).min(self.context.batch_rows.max(1));
+                        Phase::Emitting { emitted, next: 0, step }
+                    }
+                    None => Phase::Clearing,
+                };
+                Ok(Step::MoreOutput)
+            }
+            Phase::Emitting { emitted, next, step } => {
+                let (rows, start) = (emitted.rows(), *next);
+                let end = rows.min(start + *step);
+                if start < rows {
+                    let batch = self.spec.aggregate.output_batch(emitted.piece(start..end)?, end - start)?;
+                    out.push(if end - start == rows { batch } else { own(batch) });
+                    *next = end;
+                }
+                if end == rows {
+                    self.phase = Phase::Ended;
+                    self.direct = None;
+                    return Ok(Step::NeedInput);
+                }
+                Ok(Step::MoreOutput)
+            }
+            Phase::Handing => {
+                if !self.hand_over()? {
+                    self.direct = None;
+                    self.phase = Phase::Clearing;
+                }
+                Ok(Step::MoreOutput)
+            }
             Phase::Clearing => {
                 if several {
                     for sorter in self.sorters.iter_mut().skip(usize::from(self.done.is_empty())) {
@@ -258,6 +309,27 @@ impl SortedInstance {
                 }
             },
         }
+    }
+
+    /// Gives one of the batches that were kept to the sort; `false` if there is none.
+    fn hand_over(&mut self) -> Result<bool> {
+        let Some(direct) = self.direct.as_mut() else { return Ok(false) };
+        direct.close();
+        let Some(batch) = direct.pop() else { return Ok(false) };
+        self.sort(&batch)?;
+        Ok(true)
+    }
+
+    /// Adds rows to the lanes.
+    fn sort(&mut self, batch: &RecordBatch) -> Result<()> {
+        for lane in 0..self.sorters.len() {
+            let rows = batch.project(&self.spec.layout.lanes[lane].columns)?;
+            if self.sorters.len() > 1 {
+                self.make_room(lane, 4 * batch_bytes(&rows).min(self.context.memory.floor() / 16))?;
+            }
+            self.sorters[lane].push(rows)?;
+        }
+        Ok(())
     }
 
     fn pause(&self) -> Step {
@@ -334,12 +406,14 @@ impl SortedInstance {
 impl Operator for SortedInstance {
     fn process(&mut self, _port: Port, batch: RecordBatch, _out: &mut Outbox) -> Result<Step> {
         self.rows += batch.num_rows();
-        for lane in 0..self.sorters.len() {
-            let rows = batch.project(&self.spec.layout.lanes[lane].columns)?;
-            if self.sorters.len() > 1 {
-                self.make_room(lane, 4 * batch_bytes(&rows).min(self.context.memory.floor() / 16))?;
-            }
-            self.sorters[lane].push(rows)?;
+        let rest = match &mut self.direct {
+            Some(direct) => direct.keep(batch),
+            None => Some(batch),
+        };
+        if let Some(batch) = rest {
+            self.sort(&batch)?;
+            // What was kept follows bit by bit.
+            self.hand_over()?;
         }
         Ok(Step::NeedInput)
     }
@@ -358,7 +432,11 @@ impl Operator for SortedInstance {
             }
             return Ok(Step::NeedInput);
         }
-        self.phase = Phase::Clearing;
+        self.phase = match &self.direct {
+            Some(direct) if !direct.is_closed() => Phase::Hashing,
+            Some(_) => Phase::Handing,
+            None => Phase::Clearing,
+        };
         self.advance(out)
     }
 
@@ -366,10 +444,28 @@ impl Operator for SortedInstance {
         let freed = match &mut self.phase {
             Phase::Reading(reader) => reader.spill(bytes)?,
             Phase::Zipping(zip) => return zip.spill(bytes),
-            Phase::Filling | Phase::Clearing | Phase::Ended => 0,
+            Phase::Hashing => {
+                self.phase = Phase::Handing;
+                0
+            }
+            // The table is on its way out.
+            Phase::Emitting { .. } => return Ok(0),
+            Phase::Filling | Phase::Handing | Phase::Clearing | Phase::Ended => 0,
         };
         if freed > 0 {
             return Ok(freed);
+        }
+        if self.direct.is_some() {
+            let before = self.context.memory.excess();
+            let freed = |this: &Self| before.saturating_sub(this.context.memory.excess());
+            while freed(self) < bytes.min(SPILL_BYTES) && self.hand_over()? {
+                for sorter in &mut self.sorters {
+                    sorter.spill(SPILL_BYTES)?;
+                }
+            }
+            if freed(self) > 0 {
+                return Ok(freed(self));
+            }
         }
         for sorter in self.sorters.iter_mut().rev() {
             match sorter.spill(bytes)? {

@@ -8,6 +8,7 @@ use datafusion_functions_aggregate::all_default_aggregate_functions;
 use datafusion_functions_aggregate::{array_agg, average, count, first_last, median, min_max, string_agg, sum};
 use datafusion_physical_expr::expressions::lit;
 
+use super::arguments::arguments;
 use super::*;
 
 fn input() -> Vec<RecordBatch> {
@@ -57,22 +58,6 @@ fn input() -> Vec<RecordBatch> {
     ])
     .expect("columns of one length");
     (0..8).map(|part| all.slice(part * 500, 500)).collect()
-}
-
-fn arguments(name: &str, schema: &SchemaRef) -> Vec<Expression> {
-    let column = |name: &str| col(name, schema).expect("a column");
-    match name {
-        "bool_and" | "bool_or" => vec![column("b")],
-        "bit_and" | "bit_or" | "bit_xor" => vec![column("i")],
-        "string_agg" => vec![column("s"), lit(",")],
-        "approx_percentile_cont" | "percentile_cont" => vec![column("f"), lit(0.25)],
-        "approx_percentile_cont_with_weight" => vec![column("f"), column("w"), lit(0.25)],
-        "nth_value" => vec![column("i"), lit(2i64)],
-        "approx_distinct" => vec![column("t")],
-        "corr" | "covar_samp" | "covar_pop" => vec![column("f"), column("g")],
-        regression if regression.starts_with("regr_") => vec![column("f"), column("g")],
-        _ => vec![column("f")],
-    }
 }
 
 /// One partition of each half keeps the order of rows, which some functions depend on.

@@ -1,6 +1,7 @@
 //! Both halves of an aggregation, called by hand, compared with DataFusion's own accumulators over each group's
 //! rows at once, groups being told apart by a standard map over their printed keys.
 
+mod arguments;
 mod functions;
 mod memory;
 mod shapes;
