@@ -1,5 +1,6 @@
 //! Frames as a user sees them: whole jobs on a local cluster, each within a time limit, over 1, 2 and 8 partitions.
 
+mod relations;
 mod widen;
 
 use std::fmt::Write as _;

@@ -132,7 +132,8 @@ fn all_of(file: &str) {
         for ((name, query), (_, expected)) in queries.iter().zip(&answers) {
             let (done, checked) = channel();
             let (shared, query, expected) = (std::sync::Arc::clone(&cluster), query.clone(), expected.clone());
-            std::thread::spawn(move || drop(done.send(check(&shared, query.trim().trim_end_matches(';'), &expected))));
+            let body = move || drop(done.send(check(&shared, query.trim().trim_end_matches(';'), &expected)));
+            std::thread::Builder::new().name("aq-test".into()).spawn(body).expect("a thread");
             let outcome = match checked.recv_timeout(Duration::from_secs(60)) {
                 Ok(outcome) => outcome,
                 Err(RecvTimeoutError::Timeout) => panic!("{name}: no end within a minute"),

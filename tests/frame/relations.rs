@@ -1,0 +1,153 @@
+//! Joins, orders, windows and summaries of frames, over 1, 2 and 8 partitions.
+
+use aqueduct::functions::{lag, rank};
+use aqueduct::runtime::operator::Map;
+
+use super::*;
+
+fn sales(cluster: &LocalCluster) -> Frame {
+    let rows = "(1, 'a', 10), (2, 'b', null), (3, 'a', 30), (4, null, 40), (5, 'c', 10)";
+    cluster.sql(format!("select * from (values {rows}) as t(id, k, v)")).expect("a frame")
+}
+
+fn labels(cluster: &LocalCluster) -> Frame {
+    cluster.sql("select * from (values ('a', 'one', 1), ('b', 'two', 2), ('d', 'four', 4), (null, 'none', 0)) as t(k, label, id)").expect("a frame")
+}
+
+fn names(frame: &Frame) -> Vec<String> {
+    frame.schema().expect("a good frame").fields().iter().map(|field| field.name().clone()).collect()
+}
+
+fn texts(table: &Table, column: &str) -> Vec<String> {
+    let values = table.strings(column).expect("texts").into_iter();
+    values.map(|value| value.unwrap_or_else(|| "null".into())).collect()
+}
+
+#[test]
+fn a_join_has_each_key_once_and_no_two_columns_of_one_name() {
+    timed(|| {
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let (sales, labels) = (sales(&cluster), labels(&cluster));
+            let of = |how| sales.join(&labels, "k", how).sort(["id", "k"]);
+            assert_eq!(names(&of(JoinType::Inner)), ["id", "k", "v", "label", "id_right"]);
+            assert_eq!(ids(&of(JoinType::Inner).compute().expect("rows")), [1, 2, 3]);
+            let left = of(JoinType::Left).compute().expect("rows");
+            assert_eq!(texts(&left, "label"), ["one", "two", "one", "null", "null"], "{workers} workers");
+            let full = of(JoinType::Full).compute().expect("rows");
+            assert_eq!(texts(&full, "k"), ["a", "b", "a", "null", "c", "d", "null"]);
+            let right = of(JoinType::Right).compute().expect("rows");
+            assert_eq!(texts(&right, "k"), ["a", "b", "a", "d", "null"]);
+            assert_eq!(ids(&of(JoinType::LeftSemi).compute().expect("rows")), [1, 2, 3]);
+            assert_eq!(ids(&of(JoinType::LeftAnti).compute().expect("rows")), [4, 5]);
+            assert_eq!(names(&of(JoinType::LeftAnti)), ["id", "k", "v"]);
+            assert_eq!(sales.cross_join(&labels).count().expect("a count"), 20);
+            let by_number = sales.join_on(&labels, col("id") + lit(1), "id", JoinType::Inner);
+            assert_eq!(by_number.count().expect("a count"), 2);
+            assert_eq!(sales.join(&sales, "id", JoinType::Inner).count().expect("a count"), 5);
+        }
+    });
+}
+
+#[test]
+fn a_join_that_makes_no_sense_is_named() {
+    let cluster = cluster(1);
+    let (sales, labels) = (sales(&cluster), labels(&cluster));
+    let error = |frame: Frame| frame.schema().expect_err("a wrong step").to_string();
+    let text = error(sales.join(&labels, "v", JoinType::Inner));
+    assert!(text.starts_with("join: ") && text.contains("`v`") && text.contains("`label`"), "{text}");
+    assert!(error(sales.join_on(&labels, ["k", "v"], "k", JoinType::Inner)).contains("2 and 1"));
+    assert!(error(sales.join(&labels, "k", JoinType::LeftMark)).contains("mark"));
+}
+
+#[test]
+fn rows_are_sorted_whatever_the_memory() {
+    timed(|| {
+        let (folder, path) = large_data(200_000);
+        for workers in WORKERS {
+            let cluster = LocalCluster::builder().workers(workers).memory_limit("24MB").progress(false).start();
+            let cluster = cluster.expect("a small cluster");
+            let frame = cluster.read_csv(&path).expect("a CSV file");
+            let sorted = frame.sort([asc("value"), desc("id")]).compute().expect("rows");
+            let mut expected: Vec<i64> = (0..200_000).collect();
+            expected.sort_by_key(|id| (id % 1000, -id));
+            assert_eq!(ids(&sorted), expected, "{workers} workers");
+            assert_eq!(ids(&frame.nlargest(3, ["value", "id"]).compute().expect("rows")), [199_999, 198_999, 197_999]);
+            assert_eq!(ids(&frame.tail(2).expect("rows")), [199_998, 199_999]);
+            // What is written after a sort is in its order, and so is what is read back.
+            let written = folder.path().join(format!("sorted-{workers}.parquet"));
+            frame.sort(desc("id")).limit(1000).write_parquet(&written).expect("a file");
+            let back = cluster.read_parquet(&written).expect("a Parquet file");
+            assert_eq!(ids(&back.compute().expect("rows")), (199_000..200_000).rev().collect::<Vec<_>>());
+            let few = back.filter(col("id").gt(lit(199_990))).select("id");
+            assert!(few.explain().expect("a plan").contains("where id"), "the filter is not in the scan");
+            assert_eq!(few.count().expect("a count"), 9);
+        }
+    });
+}
+
+#[test]
+fn windows_are_columns_among_others() {
+    timed(|| {
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let sales = sales(&cluster);
+            let with = sales
+                .with_column("total", sum(col("v")).over("k"))
+                .with_column("place", rank().over_sorted([] as [&str; 0], desc("v")))
+                .with_column("before", lag(col("id"), Some(1), None).over_sorted("k", "id"))
+                .select([
+                    col("id"),
+                    col("total"),
+                    col("place"),
+                    col("before"),
+                    (col("v") - avg(col("v")).over("k")).alias("off"),
+                ]);
+            let table = with.sort("id").compute().expect("rows");
+            assert_eq!(table.i64s("total").expect("numbers"), [Some(40), None, Some(40), Some(40), Some(10)]);
+            assert_eq!(table.i64s("place").expect("numbers"), [3, 5, 2, 1, 3].map(Some), "{workers} workers");
+            assert_eq!(table.i64s("before").expect("numbers"), [None, None, Some(1), None, None]);
+            assert_eq!(table.f64s("off").expect("numbers"), [Some(-10.0), None, Some(10.0), Some(0.0), Some(0.0)]);
+        }
+    });
+}
+
+#[test]
+fn summaries_are_those_of_a_calculator() {
+    timed(|| {
+        let (_folder, path) = large_data(10_000);
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let frame = cluster.read_csv(&path).expect("a CSV file");
+            let described = frame.describe().compute().expect("statistics");
+            assert_eq!(texts(&described, "statistic"), ["count", "mean", "std", "min", "25%", "50%", "75%", "max"]);
+            let ids = described.f64s("id").expect("numbers");
+            let of = |row: usize| ids[row].expect("no nulls");
+            assert_eq!((of(0), of(1), of(3), of(5), of(7)), (10_000.0, 4999.5, 0.0, 4999.5, 9999.0));
+            let counts = frame.value_counts("category").compute().expect("counts");
+            assert!(counts.i64s("count").expect("numbers").into_iter().all(|count| count == Some(100)));
+            assert_eq!(texts(&counts, "category")[1], "cat_1");
+            assert_eq!(frame.nunique("value").expect("a count"), 1000);
+            assert_eq!(frame.drop_duplicates("category").count().expect("a count"), 100);
+            assert_eq!(sales(&cluster).drop_nulls(["k", "v"]).count().expect("a count"), 3);
+        }
+    });
+}
+
+#[test]
+fn operators_of_ones_own_see_the_rows_of_a_key_together() {
+    timed(|| {
+        let (_folder, path) = large_data(10_000);
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let frame = cluster.read_csv(&path).expect("a CSV file");
+            let kept = frame.apply_by("as it is", "category", Map::new("same", Ok));
+            assert_eq!(kept.group_by("category").size().count().expect("a count"), 100);
+            assert_eq!(kept.filter(col("id").lt(lit(10))).count().expect("a count"), 10);
+            assert_eq!(frame.repartition_by("category", 3).npartitions().expect("a number"), 3);
+            assert_eq!(frame.repartition_by("category", 3).count().expect("a count"), 10_000);
+            let wrong = frame.apply_by("wrong", col("id") % lit(2), Map::new("same", Ok)).count();
+            assert!(wrong.expect_err("no column").to_string().contains("with_column"));
+        }
+    });
+}
