@@ -31,7 +31,7 @@ pub(crate) use receiver::{PortReceiver, Received};
 pub(crate) use sender::{PortSender, Sent};
 
 use crate::error::Result;
-use crate::memory::Account;
+use crate::memory::{Account, Reservation};
 use crate::metrics::EdgeCounters;
 use crate::spill::{SpillFile, SpillSpace, SpilledBatch};
 
@@ -49,10 +49,22 @@ pub(crate) fn permit_bytes(batch: &RecordBatch) -> usize {
 }
 
 enum Message {
-    Batch { batch: RecordBatch, origin: Origin, permit: usize },
-    Spooled { place: SpilledBatch, origin: Origin },
+    /// `spare` is for the moment in which a batch larger than the port counts with both ends.
+    Batch {
+        batch: RecordBatch,
+        origin: Origin,
+        permit: usize,
+        spare: Option<Reservation>,
+    },
+    Spooled {
+        place: SpilledBatch,
+        origin: Origin,
+    },
     SplitDone(Origin),
-    End { batches: u64, rows: u64 },
+    End {
+        batches: u64,
+        rows: u64,
+    },
 }
 
 impl Message {

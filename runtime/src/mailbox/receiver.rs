@@ -183,7 +183,7 @@ impl PortReceiver {
                 if freed >= bytes {
                     return Ok(freed);
                 }
-                if let Message::Batch { batch, origin, permit } = message {
+                if let Message::Batch { batch, origin, permit, .. } = message {
                     let place = self.port.spool_batch(batch)?;
                     let (origin, permit) = (*origin, *permit);
                     *message = Message::Spooled { place, origin };
@@ -265,8 +265,9 @@ impl PortReceiver {
             return Ok(Received::Batch(batch, origin));
         }
         match reader.taken.pop_front() {
-            Some(Message::Batch { batch, origin, permit }) => {
+            Some(Message::Batch { batch, origin, permit, spare }) => {
                 reader.count(&batch);
+                drop(spare);
                 // Before the permit is given back: a sender must not pay with bytes that are still held.
                 if let Some(hands) = &self.port.hands {
                     hands.claim(&batch);

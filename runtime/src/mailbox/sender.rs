@@ -67,15 +67,17 @@ impl PortSender {
             return Ok(Sent::Stopped);
         }
         let permit = permit_bytes(&batch);
-        // One row larger than the port was planned for: it goes alone, and is paid for by what floats.
+        // One row larger than the port was planned for: it goes alone, and is paid for by what floats, twice for the
+        // moment in which the receiver takes it over.
         let extra = permit.saturating_sub(port.capacity);
         let mut paid = lane.account.reservation();
-        if extra > 0 && permit > lane.account.most() {
-            return Err(lane.account.row_too_large(permit));
+        if extra > 0 && 2 * permit > lane.account.most() {
+            return Err(lane.account.row_too_large(2 * permit));
         }
-        if extra > 0 && !paid.try_grow(permit) && !self.may_spool() {
-            lane.account.pool().wait(extra, waker);
-            return Ok(Sent::NoMemory(batch, extra));
+        if extra > 0 && !paid.try_grow(2 * permit) && !self.may_spool() {
+            let floating = permit + extra;
+            lane.account.pool().wait(floating, waker);
+            return Ok(Sent::NoMemory(batch, floating));
         }
         let granted = (extra == 0 || paid.bytes() > 0) && {
             let mut ledger = lane.ledger.lock();
@@ -93,8 +95,8 @@ impl PortSender {
         let rows = batch.num_rows() as u64;
         if granted {
             lane.account.claim_from(&batch, &mut paid);
-            drop(paid);
-            self.put(Message::Batch { batch, origin, permit });
+            let spare = (paid.bytes() > 0).then_some(paid);
+            self.put(Message::Batch { batch, origin, permit, spare });
         } else if self.may_spool() {
             drop(paid);
             // It waits for no permit any more.
@@ -112,7 +114,7 @@ impl PortSender {
                 }
                 lane.account.claim_from(&batch, &mut estimate);
                 drop(estimate);
-                self.put(Message::Batch { batch, origin, permit });
+                self.put(Message::Batch { batch, origin, permit, spare: None });
             } else if let Some(ticket) = port.spill.backlog() {
                 return Ok(Sent::Blocked(batch, ticket));
             } else {

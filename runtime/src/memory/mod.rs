@@ -321,7 +321,7 @@ impl Holder {
 
 /// Times that a large row is in memory at once, in a job that parses it, groups by it and writes it: as the text that
 /// it is read from, in the hands of tasks, in state and its copy, on its way to the next task and to disk.
-const ROW_COPIES: usize = 10;
+const ROW_COPIES: usize = 12;
 /// The least that any place but a source needs of a row at once: what there was and what is made of it.
 const COPIES_IN_PLACE: usize = 2;
 
