@@ -76,6 +76,7 @@ fn start(join: &HashJoin, left: &RecordBatch, right: &RecordBatch) -> Result<Box
         partition: 0,
         partitions: 1,
         inputs: vec![left.schema(), right.schema()],
+        lanes: vec![1, 1],
         batch_bytes: 1 << 20,
         batch_rows: BATCH_ROWS,
         memory: pool.account("join"),

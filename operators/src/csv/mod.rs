@@ -36,4 +36,4 @@ pub use options::{CsvOptions, OnMismatch};
 pub use sink::CsvSink;
 pub use source::CsvSource;
 
-pub(crate) use reader::{blocked, poll};
+pub(crate) use reader::poll;
