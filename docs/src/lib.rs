@@ -7,6 +7,8 @@
 //! 5. [`failure`]: what happens when something goes wrong, in the words that you will see
 //! 6. [`tables`]: frames, for those who come from Dask
 //! 7. [`how_a_graph_runs`]: plan, stages, tasks, ports, wake-ups, order, hazards
+//! 8. [`sql`]: queries, Parquet, the command line
+//! 9. [`bounds`]: what each operator holds, what it spills, its floor
 //!
 //! The chapters are the files beside this one, and can be read there as well.
 
@@ -24,6 +26,10 @@ pub mod failure {}
 pub mod tables {}
 #[doc = include_str!("how_a_graph_runs.md")]
 pub mod how_a_graph_runs {}
+#[doc = include_str!("sql.md")]
+pub mod sql {}
+#[doc = include_str!("bounds.md")]
+pub mod bounds {}
 
 /// The program in the README compiles too.
 #[cfg(doctest)]
