@@ -95,7 +95,8 @@ fn run(spec: impl OperatorSpec, left: &RecordBatch, right: &RecordBatch, ways: &
     };
     let partitions = setting.partitions;
     let (done, result) = channel();
-    std::thread::spawn(move || {
+    let job = std::thread::Builder::new().name("a test".into());
+    let job = job.spawn(move || {
         let cluster = Cluster::start(config).expect("the cluster starts");
         let mut graph = Graph::new();
         let mut source = |name, batch: &RecordBatch| {
@@ -135,6 +136,7 @@ fn run(spec: impl OperatorSpec, left: &RecordBatch, right: &RecordBatch, ways: &
         }
         let _ = done.send(answer);
     });
+    job.expect("a thread");
     result.recv_timeout(Duration::from_secs(120)).expect("an answer within two minutes")
 }
 

@@ -16,20 +16,18 @@ use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::state::{Next, SpillingVec, SpillingVecReader};
 use aqueduct_runtime::{Outbox, Result};
-use arrow::array::{Array, AsArray, BooleanArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
 use super::build_rows::give_build_rows;
 use super::cursor::Cursor;
-use super::level::{CUSHION_BYTES, Home, Pair};
+use super::flags::{FlagReader, FlagWriter, Flags};
+use super::home::{CUSHION_BYTES, Home};
+use super::level::Pair;
 use super::shape::Rows;
-use super::table::{Flags, Held, Tables};
+use super::table::{Held, Tables};
 
 /// Rows of a block that are loaded whatever it takes.
 const FEW_ROWS: usize = 256;
-/// Flags that are written together.
-const FLAG_ROWS: usize = 64 << 10;
 
 /// Joins one pair block by block.
 pub(super) struct Blocks {
@@ -442,80 +440,4 @@ fn free_rows(
         }
     }
     flags.as_mut().map_or(Ok(0), |flags| flags.rows.spill(bytes))
-}
-
-fn flag_schema() -> SchemaRef {
-    SchemaRef::new(Schema::new(vec![Field::new("matched", DataType::Boolean, false)]))
-}
-
-/// Writes a flag for each probe row.
-struct FlagWriter {
-    rows: SpillingVec,
-    waiting: Flags,
-}
-
-impl FlagWriter {
-    fn new(home: &Home) -> Self {
-        Self { rows: home.vec(&flag_schema()), waiting: Flags::default() }
-    }
-
-    fn push(&mut self, flags: &Flags) -> Result<()> {
-        self.waiting.extend(&flags.slice(0, flags.len()));
-        if self.waiting.len() >= FLAG_ROWS {
-            self.write()?;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<()> {
-        let flags = std::mem::take(&mut self.waiting);
-        if flags.len() > 0 {
-            let column = flags.slice(0, flags.len());
-            self.rows.push(RecordBatch::try_new(flag_schema(), vec![std::sync::Arc::new(column)])?)?;
-        }
-        Ok(())
-    }
-
-    fn into_reader(self) -> FlagReader {
-        FlagReader { rows: self.rows.drain(), last: Some(self.waiting), read: Vec::new() }
-    }
-}
-
-/// Reads them again, in the pieces that are asked for.
-struct FlagReader {
-    rows: SpillingVecReader,
-    /// What was not written behind the others.
-    last: Option<Flags>,
-    /// Read, and not taken yet.
-    read: Vec<BooleanArray>,
-}
-
-impl FlagReader {
-    /// Reads until `rows` can be taken, or there are no more; what to wait for, if it must.
-    fn fill(&mut self, rows: usize) -> Result<Option<Ticket>> {
-        while self.read.iter().map(Array::len).sum::<usize>() < rows && self.last.is_some() {
-            match self.rows.next()? {
-                Next::Batch(batch) => self.read.push(batch.column(0).as_boolean().clone()),
-                Next::Blocked(ticket) => return Ok(Some(ticket)),
-                Next::End => {
-                    let last = self.last.take().unwrap_or_default();
-                    self.read.push(last.slice(0, last.len()));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn take(&mut self, rows: usize) -> Flags {
-        let mut flags = Flags::default();
-        while flags.len() < rows && !self.read.is_empty() {
-            let first = self.read.remove(0);
-            let taken = first.len().min(rows - flags.len());
-            flags.extend(&first.slice(0, taken));
-            if taken < first.len() {
-                self.read.insert(0, first.slice(taken, first.len() - taken));
-            }
-        }
-        flags
-    }
 }

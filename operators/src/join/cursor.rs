@@ -13,10 +13,11 @@ use arrow::array::{Array, BooleanArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 
+use super::flags::Flags;
 use super::gather::{Pairs, ProbeRows, RowBytes, columns};
 use super::keys::KeyEncoder;
 use super::shape::{Rows, Shape};
-use super::table::{Flags, Id, LATER, NO_ROW, Tables, bucket_of};
+use super::table::{Id, LATER, NO_ROW, Tables, bucket_of};
 use crate::expression::evaluate_mask;
 
 /// How large a piece of output may be.

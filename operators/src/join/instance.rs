@@ -18,8 +18,9 @@ use arrow::record_batch::RecordBatch;
 use super::blocks::{Blocks, Progress};
 use super::build_rows::give_build_rows;
 use super::cursor::{Cursor, Limits};
+use super::home::Home;
 use super::keys::KeyEncoder;
-use super::level::{Home, Level, Pair};
+use super::level::{Level, Pair};
 use super::shape::Shape;
 
 /// Bytes beside rows that an instance counts on: arrays' and files' own structures.

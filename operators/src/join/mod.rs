@@ -12,8 +12,10 @@
 mod blocks;
 mod build_rows;
 mod cursor;
+mod flags;
 mod gather;
 mod hash_join;
+mod home;
 mod instance;
 mod keys;
 mod level;

@@ -255,7 +255,6 @@ impl Definition {
         columns: &[(usize, (Port, usize))],
         place: impl Fn((Port, usize)) -> Origin,
     ) -> Result<Residual> {
-        // Either side may be null where a pair is judged? No: only pairs of real rows are.
         let fields: Vec<_> =
             columns.iter().map(|(_, (port, column))| Arc::clone(&self.inputs[*port].fields()[*column])).collect();
         let schema = Arc::new(Schema::new(fields));

@@ -12,10 +12,10 @@ use std::sync::Arc;
 use aqueduct_runtime::Result;
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::Reservation;
-use arrow::array::{BinaryViewArray, BooleanArray};
-use arrow::buffer::BooleanBuffer;
+use arrow::array::BinaryViewArray;
 use arrow::record_batch::RecordBatch;
 
+use super::flags::Flags;
 use super::gather::RowBytes;
 use super::keys::{KeyEncoder, Keys, Values};
 use super::shape::Shape;
@@ -148,13 +148,12 @@ impl Table {
         matches!(self.chain, Chain::Single)
     }
 
-    /// The first row of the chain with `hash` for whose key `same` holds.
+    /// The first row of the chain with `hash` for whose key `same` holds. `slot` is what the first slot has.
     #[inline]
-    fn find(&self, hash: u64, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
+    fn find(&self, hash: u64, mut slot: u64, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
         let tag = hash >> 32;
         let mut at = hash as usize & self.mask;
         loop {
-            let slot = self.slots[at];
             if slot == 0 {
                 return None;
             }
@@ -166,6 +165,7 @@ impl Table {
                 }
             }
             at = (at + 1) & self.mask;
+            slot = self.slots[at];
         }
     }
 }
@@ -253,6 +253,12 @@ impl Tables {
     }
 
     fn find_by(&self, keys: &Keys, hashes: &[u64], same: impl Fn(usize, &Values, usize) -> bool) -> Vec<Id> {
+        // All first slots are read before any is looked at: so the processor waits for many of them at once.
+        let first = |hash: &u64| match &self.list[self.bucket(*hash)] {
+            Held::Table(table) => table.slots[*hash as usize & table.mask],
+            Held::Nothing | Held::Elsewhere => 0,
+        };
+        let slots: Vec<u64> = hashes.iter().map(first).collect();
         let one = |row: usize| -> Id {
             let hash = hashes[row];
             let bucket = self.bucket(hash);
@@ -260,7 +266,8 @@ impl Tables {
                 Held::Nothing => NO_ROW,
                 Held::Elsewhere => LATER,
                 Held::Table(table) => {
-                    table.find(hash, |built, at| same(row, built, at)).map_or(NO_ROW, |found| id(bucket, found))
+                    let found = table.find(hash, slots[row], |built, at| same(row, built, at));
+                    found.map_or(NO_ROW, |found| id(bucket, found))
                 }
             }
         };
@@ -349,49 +356,4 @@ impl Values {
 /// At most three quarters full.
 fn slots_for(rows: usize) -> usize {
     (rows + rows / 3 + 1).next_power_of_two().max(4)
-}
-
-/// A bit for each row.
-#[derive(Default, Clone)]
-pub(super) struct Flags {
-    words: Vec<u64>,
-    rows: usize,
-}
-
-impl Flags {
-    /// `rows` bits that are not set.
-    pub(super) fn new(rows: usize) -> Self {
-        Self { words: vec![0; rows.div_ceil(64)], rows }
-    }
-
-    /// Number of bits.
-    pub(super) fn len(&self) -> usize {
-        self.rows
-    }
-
-    pub(super) fn get(&self, row: usize) -> bool {
-        self.words[row / 64] >> (row % 64) & 1 == 1
-    }
-
-    #[inline]
-    pub(super) fn set(&mut self, row: usize) {
-        self.words[row / 64] |= 1 << (row % 64);
-    }
-
-    /// Adds the bits of `more` at the end.
-    pub(super) fn extend(&mut self, more: &BooleanArray) {
-        let from = self.rows;
-        self.rows += more.len();
-        self.words.resize(self.rows.div_ceil(64), 0);
-        more.values().set_indices().for_each(|row| self.set(from + row));
-    }
-
-    /// Bits `from..from + rows` as an array.
-    pub(super) fn slice(&self, from: usize, rows: usize) -> BooleanArray {
-        BooleanArray::new(BooleanBuffer::collect_bool(rows, |row| self.get(from + row)), None)
-    }
-
-    fn bytes(&self) -> usize {
-        8 * self.words.capacity()
-    }
 }

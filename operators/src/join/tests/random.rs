@@ -17,7 +17,8 @@ const KINDS: usize = 13;
 /// Key columns of one kind whose values are told by small numbers.
 fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
     let some = || values.iter().copied();
-    let text = |value: u8| if value % 2 == 0 { format!("{value}") } else { format!("a long text, number {value}") };
+    let text =
+        |value: u8| if value.is_multiple_of(2) { format!("{value}") } else { format!("a long text, number {value}") };
     let texts = || some().map(|v| v.map(text)).collect::<Vec<_>>();
     let int64 = || Arc::new(some().map(|v| v.map(i64::from)).collect::<Int64Array>()) as ArrayRef;
     let int32 = |skip: u8| {

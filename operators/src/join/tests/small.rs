@@ -78,7 +78,9 @@ fn not_in_is_decided_by_nulls() {
 fn chosen_output_columns_come_in_their_order() {
     let (left, right) = (some_left(), some_right());
     let join = hash_join(&left, &right, 1, JoinType::Left, JoinSide::Right, NullEquality::NullEqualsNothing);
-    let outcome = run(&join.with_output(vec![5, 1]), &[left.clone()], &[right.clone()], Run::default()).expect("runs");
+    let outcome =
+        run(&join.with_output(vec![5, 1]), std::slice::from_ref(&left), std::slice::from_ref(&right), Run::default())
+            .expect("runs");
     let mut expected: Vec<_> = oracle(&left, &right)
         .answer(JoinType::Left)
         .iter()
@@ -142,7 +144,7 @@ fn an_output_that_explodes_comes_in_bounded_batches() {
     for build in [JoinSide::Left, JoinSide::Right] {
         let join = hash_join(&left, &right, 1, JoinType::Inner, build, NullEquality::NullEqualsNothing);
         let small = Run { batch_bytes: 16 << 10, batch_rows: 500, ..Run::default() };
-        let outcome = run(&join, &[left.clone()], &[right.clone()], small).expect("runs");
+        let outcome = run(&join, std::slice::from_ref(&left), std::slice::from_ref(&right), small).expect("runs");
         assert_eq!(outcome.rows(), 630_000);
         assert_nothing_is_pinned(&outcome.batches);
     }
@@ -155,7 +157,7 @@ fn one_long_text_does_not_make_a_batch_too_large() {
     for build in [JoinSide::Left, JoinSide::Right] {
         let join = hash_join(&left, &right, 1, JoinType::Inner, build, NullEquality::NullEqualsNothing);
         let small = Run { batch_bytes: 16 << 10, batch_rows: 1000, ..Run::default() };
-        let outcome = run(&join, &[left.clone()], &[right.clone()], small).expect("runs");
+        let outcome = run(&join, std::slice::from_ref(&left), std::slice::from_ref(&right), small).expect("runs");
         assert_eq!(outcome.rows(), 5000);
     }
 }

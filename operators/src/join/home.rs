@@ -1,0 +1,154 @@
+//! What the parts of one instance share, and how stored rows become a table and a table stored rows.
+
+use std::sync::Arc;
+
+use aqueduct_runtime::Result;
+use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::memory::{Account, Reservation};
+use aqueduct_runtime::spill::SpillSpace;
+use aqueduct_runtime::state::SpillingVec;
+use arrow::array::{AsArray, BooleanArray};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+
+use super::cursor::Limits;
+use super::flags::Flags;
+use super::keys::KeyEncoder;
+use super::shape::Shape;
+use super::table::Table;
+
+/// Build rows of more than this are spread over buckets. Tests get there, too.
+pub(super) const UNSPREAD_BYTES: usize = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Most bytes of a chunk of larger tables.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes that are left free beside what is asked for: lists of what is on disk grow without asking.
+pub(super) const CUSHION_BYTES: usize = 16 << 10;
+
+/// What all parts of one instance share.
+#[derive(Clone)]
+pub(super) struct Home {
+    pub(super) shape: Arc<Shape>,
+    pub(super) encoder: Arc<KeyEncoder>,
+    pub(super) memory: Account,
+    pub(super) spill: SpillSpace,
+    pub(super) limits: Limits,
+    /// Rows that are looked at together.
+    pub(super) slice_rows: usize,
+    /// Bytes of a frame on disk.
+    pub(super) frame_bytes: usize,
+}
+
+impl Home {
+    pub(super) fn vec(&self, schema: &SchemaRef) -> SpillingVec {
+        SpillingVec::new(&self.memory, &self.spill, Arc::clone(schema)).with_piece_bytes(self.frame_bytes)
+    }
+
+    /// Bytes that reading one frame takes: it may be on disk compressed, be decompressed, and be decoded.
+    pub(super) fn fetch_bytes(&self) -> usize {
+        3 * self.frame_bytes.max(self.limits.bytes) + (4 << 10)
+    }
+
+    /// Build rows as they are stored: with a flag that says whether they have had a match, if that matters.
+    pub(super) fn stored(&self, batch: &RecordBatch, matched: Option<BooleanArray>) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let mut columns = batch.columns().to_vec();
+        if self.shape.flags() {
+            let none = || BooleanArray::new(BooleanBuffer::new_unset(rows), None);
+            columns.push(Arc::new(matched.unwrap_or_else(none)));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.shape.stored_schema), columns, &options)?)
+    }
+
+    /// Bytes that a table over stored rows takes beside them: a copy of them, and what finds them.
+    pub(super) fn table_bytes(&self, rows: usize, bytes: usize) -> usize {
+        let copy = bytes + bytes / 32 + 512 * self.shape.stored_schema.fields().len();
+        copy + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+    }
+
+    /// Whether `bytes` could be had now.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        self.memory.try_reserve(bytes + CUSHION_BYTES).is_some()
+    }
+
+    /// A table of `pieces`, stored rows that are claimed. `memory` is for
+    /// [`Home::table_bytes`].
+    pub(super) fn table(&self, pieces: Vec<RecordBatch>, mut memory: Reservation) -> Result<Table> {
+        let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
+        let bytes: usize = pieces.iter().map(batch_bytes).sum();
+        let shift = if bytes <= UNSPREAD_BYTES {
+            32
+        } else {
+            let chunk_bytes = (bytes / 16).clamp(self.frame_bytes, CHUNK_BYTES);
+            (chunk_bytes * rows / bytes.max(1)).max(64).ilog2()
+        };
+        let chunk_rows = 1usize << shift;
+        let mut matched = Flags::default();
+        let columns: Vec<usize> = (0..self.shape.build_schema.fields().len()).collect();
+        let mut chunks = Vec::new();
+        let (mut waiting, mut waiting_rows) = (Vec::new(), 0);
+        let mut pieces = pieces.into_iter();
+        loop {
+            let piece = pieces.next();
+            let ended = piece.is_none();
+            if let Some(piece) = piece {
+                if self.shape.flags() {
+                    matched.extend(piece.column(columns.len()).as_boolean());
+                }
+                waiting_rows += piece.num_rows();
+                waiting.push(piece.project(&columns)?);
+            }
+            while waiting_rows >= chunk_rows || (ended && waiting_rows > 0) {
+                let mut taken = Vec::new();
+                let mut missing = chunk_rows.min(waiting_rows);
+                waiting_rows -= missing;
+                while missing > 0 {
+                    let rows = waiting[0].num_rows();
+                    if rows <= missing {
+                        taken.push(waiting.remove(0));
+                    } else {
+                        taken.push(waiting[0].slice(0, missing));
+                        waiting[0] = waiting[0].slice(missing, rows - missing);
+                    }
+                    missing -= rows.min(missing);
+                }
+                let chunk = match taken.as_slice() {
+                    [one] => compact(one.clone()),
+                    several => concatenated(&self.shape.build_schema, several)?,
+                };
+                self.memory.claim_from(&chunk, &mut memory);
+                chunks.push(chunk);
+            }
+            if ended {
+                break;
+            }
+        }
+        Table::new(chunks, shift, &self.shape, &self.encoder, matched, memory)
+    }
+
+    /// The rows of a table as they are stored.
+    pub(super) fn rows_of(&self, table: Table) -> Result<Vec<RecordBatch>> {
+        let (chunks, matched) = table.into_rows();
+        let mut from = 0;
+        chunks
+            .into_iter()
+            .map(|chunk| {
+                let flags = self.shape.flags().then(|| matched.slice(from, chunk.num_rows()));
+                from += chunk.num_rows();
+                self.stored(&chunk, flags)
+            })
+            .collect()
+    }
+}
+
+/// As `concat_batches`, which does not take rows without columns.
+fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
+    if schema.fields().is_empty() {
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        return Ok(RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &options)?);
+    }
+    Ok(concat_batches(schema, batches)?)
+}
