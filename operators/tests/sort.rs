@@ -33,7 +33,7 @@ fn rows(kind: Kind, offset: u64, rows: usize) -> Result<RecordBatch> {
     let places = offset as i64..offset as i64 + rows as i64;
     let mixed = |place: i64| (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     let key = |place: i64| match kind {
-        Kind::Random => (place % 11 > 0).then(|| mixed(place) as i64 % 1_000_000),
+        Kind::Random | Kind::Wide => (place % 11 > 0).then(|| mixed(place) as i64 % 1_000_000),
         Kind::Constant => Some(7),
         Kind::Sorted => Some(place),
         Kind::Reversed => Some(-place),
@@ -44,12 +44,14 @@ fn rows(kind: Kind, offset: u64, rows: usize) -> Result<RecordBatch> {
         2 => Some(-0.0),
         other => Some(other as f64 - 5.0),
     };
+    let text = |place: i64| {
+        let text = format!("a text of some length {}", mixed(place));
+        if kind == Kind::Wide { text.repeat(10) } else { text }
+    };
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter(places.clone().map(key))),
         Arc::new(Float64Array::from_iter(places.clone().map(value))),
-        Arc::new(StringViewArray::from_iter_values(
-            places.clone().map(|place| format!("a text of some length {}", mixed(place))),
-        )),
+        Arc::new(StringViewArray::from_iter_values(places.clone().map(text))),
         Arc::new(Int64Array::from_iter_values(places)),
     ];
     Ok(RecordBatch::try_new(schema(), columns)?)
@@ -61,6 +63,8 @@ enum Kind {
     Constant,
     Sorted,
     Reversed,
+    /// As random, with texts of some hundred bytes.
+    Wide,
 }
 
 fn source(graph: &mut Graph, kind: Kind, count: u64) -> NodeId {
@@ -168,26 +172,29 @@ fn all_partitions_come_out_in_one_order() {
 
 #[test]
 fn twenty_times_the_limit_neither_hangs_nor_spools_whatever_is_between_sort_and_merge() {
-    // About 70 bytes a row.
-    let count = 1_000_000;
-    for (partitions, hashed, filtered) in [(1, true, false), (2, true, true), (8, true, true), (2, false, false)] {
+    // 75 bytes a row, and 370: 20 times the limit of the one worker in the last case.
+    for (workers, limit, partitions, hashed, between, kind, count) in [
+        (2, 5 * MIB, 1, true, false, Kind::Random, 250_000),
+        (2, 12 * MIB, 8, true, true, Kind::Random, 500_000),
+        (2, 5 * MIB, 2, false, false, Kind::Random, 250_000),
+        (1, 6 * MIB, 2, true, true, Kind::Wide, 340_000),
+    ] {
         let keys = keys(&[(0, false), (3, false)]);
         let by = keys.clone();
-        let workers = 2;
-        let (found, metrics, plan) = run(workers, if partitions == 8 { 12 * MIB } else { 6 * MIB }, move |graph| {
-            let input = source(graph, Kind::Random, count);
+        let (found, metrics, plan) = run(workers, limit, move |graph| {
+            let input = source(graph, kind, count);
             let input = if hashed { input.hash(["place"]) } else { input.round_robin() };
-            sorted(graph, input, &by, partitions, None, |graph, sort| match filtered {
+            sorted(graph, input, &by, partitions, None, |graph, sort| match between {
                 true => graph.map("between", sort, Ok),
                 false => sort,
             })
         });
         assert!(!plan.contains("spools"), "{plan}");
-        assert_same(&found, &expected(Kind::Random, count, &keys), &format!("{partitions} {hashed}"));
+        assert_same(&found, &expected(kind, count, &keys), &format!("{partitions} {hashed}"));
         assert_eq!(spooled(&metrics), 0, "{partitions}");
         assert!(metrics.deadlocks.is_empty(), "{:?}", metrics.deadlocks);
         let spilled: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
-        assert!(spilled > 40 << 20, "{spilled}");
+        assert!(spilled > if kind == Kind::Wide { 100 << 20 } else { 10 << 20 }, "{spilled}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! Some batches and the order in which their rows are sorted: by themselves, and beside others.
 
+use arrow::compute::interleave_record_batch;
 use arrow::record_batch::RecordBatch;
 use arrow::row::Rows;
 
 use super::keys::{Keys, MAX_PLACES, NO_KEY, place, prefix};
-use crate::batch::batch_bytes;
+use crate::batch::{batch_bytes, compact};
 use crate::error::Result;
 use crate::memory::{Account, Reservation};
 use crate::state::kept_bytes;
@@ -128,6 +129,26 @@ impl Chunk {
     /// Bytes of keys and order.
     pub(super) fn keys_bytes(&self) -> usize {
         self.order.capacity() * size_of::<u128>() + self.rows.iter().map(Rows::size).sum::<usize>()
+    }
+
+    /// Puts the rows of a chunk that is sorted in this order in memory, too: from now on they are read one after
+    /// the other. `room` is for having them twice for a moment.
+    pub(super) fn gather(&mut self, keys: &Keys, mut room: Reservation) -> Result<()> {
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        let picks: Vec<_> = self.order.iter().map(|entry| place(*entry)).collect();
+        let batch = compact(interleave_record_batch(&batches, &picks)?);
+        drop(picks);
+        let account = self.held.account().clone();
+        account.claim_from(&batch, &mut room);
+        *self = Self::new(&account);
+        let keys = Encoded::of(&batch, keys)?;
+        self.push(batch, keys, room);
+        Ok(())
+    }
+
+    /// Bytes that [`Chunk::gather`] needs for a moment.
+    pub(super) fn gather_bytes(&self) -> usize {
+        2 * self.batches_bytes + self.held.bytes() + self.order.len() * size_of::<(usize, usize)>()
     }
 
     /// Rows that are left.

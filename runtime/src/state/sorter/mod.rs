@@ -214,7 +214,7 @@ impl ExternalSorter {
         self.account.claim_from(&batch, &mut for_batch);
         drop(for_batch);
         if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
-            self.close_chunk();
+            self.close_chunk()?;
         }
         self.buffered_rows += batch.num_rows();
         let granted = for_keys.is_some();
@@ -249,17 +249,18 @@ impl ExternalSorter {
             if enough || self.buffered_bytes + self.open.bytes() < 2 * self.step_bytes {
                 return Ok(None);
             }
-            self.write_all();
+            self.write_all()?;
         }
         self.go_on_writing(self.step_bytes)?;
         Ok(Some(pause(&self.space)))
     }
 
     /// Begins to write all that is in memory as one run.
-    fn write_all(&mut self) {
-        self.close_chunk();
+    fn write_all(&mut self) -> Result<()> {
+        self.close_chunk()?;
         let sources = self.take_buffered();
         self.writing = Some((Merge::new(&self.account, sources, 0), NewRun::default()));
+        Ok(())
     }
 
     /// Writes about `bytes` of the run under way; returns how many.
@@ -283,18 +284,23 @@ impl ExternalSorter {
     }
 
     /// Sorts what is in the open chunk.
-    fn close_chunk(&mut self) {
+    fn close_chunk(&mut self) -> Result<()> {
         let mut chunk = std::mem::replace(&mut self.open, Chunk::new(&self.account));
         if chunk.left() > 0 {
             chunk.sort();
+            // Where there is room: a merge reads every chunk from its beginning to its end, and not all over.
+            if let Some(room) = self.account.try_reserve(chunk.gather_bytes()) {
+                chunk.gather(&self.keys, room)?;
+            }
             self.buffered_bytes += chunk.bytes();
             self.buffered.push_back(chunk);
         }
+        Ok(())
     }
 
     /// Lets go of all rows in memory but the first `fetch`, if there is room to copy those.
     fn keep_first(&mut self, fetch: usize) -> Result<()> {
-        self.close_chunk();
+        self.close_chunk()?;
         let rows = self.buffered_rows.max(1);
         let Some(copy) = self.account.try_reserve(self.buffered_bytes / rows * fetch + self.output.bytes) else {
             return Ok(());
@@ -314,7 +320,7 @@ impl ExternalSorter {
         drop(copy);
         for batch in first {
             if !self.open.takes(batch.num_rows(), kept_bytes(&batch), self.step_bytes) {
-                self.close_chunk();
+                self.close_chunk()?;
             }
             let keys = Encoded::of(&batch, &self.keys)?;
             self.account.claim(&batch);
@@ -344,14 +350,14 @@ impl ExternalSorter {
             }
             match std::mem::replace(&mut self.phase, Phase::End) {
                 Phase::Filling if self.runs.is_empty() && self.writing.is_none() => {
-                    self.close_chunk();
+                    self.close_chunk()?;
                     let sources = self.take_buffered();
                     self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
                     if self.writing.is_none() && self.buffered_rows > 0 {
-                        self.write_all();
+                        self.write_all()?;
                     }
                     self.go_on_writing(self.step_bytes)?;
                     if self.writing.is_none() && self.buffered_rows == 0 {
@@ -464,7 +470,7 @@ impl ExternalSorter {
             return Ok(freed);
         }
         if self.buffered.is_empty() {
-            self.close_chunk();
+            self.close_chunk()?;
         }
         let (mut sources, mut taken) = (Vec::new(), 0);
         while let Some(chunk) = self.buffered.pop_front_if(|chunk| taken == 0 || taken + chunk.bytes() <= bytes) {
