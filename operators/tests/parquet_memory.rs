@@ -97,10 +97,11 @@ fn read(path: &Path, name: &str) {
 }
 
 /// Writes a file, and compares at every step.
-fn write(path: &Path, compression: ParquetCompression) {
+fn write(path: &Path, compression: ParquetCompression, roomy: bool) {
     let spec = ParquetSink::new(path, ParquetSinkOptions { compression, ..ParquetSinkOptions::default() });
-    let pool = MemoryPool::new(1 << 30);
+    let spec = spec.with_schema(&rows(0, 0).schema());
     let floor = spec.min_memory(BATCH_BYTES);
+    let pool = MemoryPool::new(if roomy { 1 << 30 } else { floor });
     let memory = pool.admit(floor).expect("fits").account("sink", floor);
     let (io, threads) = Io::start("parquet-test", 1).expect("a thread");
     let schema = rows(0, 0).schema();
@@ -114,7 +115,7 @@ fn write(path: &Path, compression: ParquetCompression) {
         io: io.clone(),
     };
     let mut sink = spec.open(context).expect("opened");
-    for at in 0..600 {
+    for at in 0..if roomy { 600 } else { 150 } {
         let batch = rows(at * 400, 400);
         reset_peak();
         let mut step = sink.write(batch).expect("written");
@@ -153,8 +154,14 @@ fn write(path: &Path, compression: ParquetCompression) {
 fn what_is_held_is_accounted() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.parquet");
-    write(&path, ParquetCompression::None);
-    write(&path, ParquetCompression::Zstd(1));
+    for roomy in [true, false] {
+        write(&path, ParquetCompression::None, roomy);
+        write(&path, ParquetCompression::Snappy, roomy);
+        write(&path, ParquetCompression::Lz4, roomy);
+        write(&path, ParquetCompression::Zstd(1), roomy);
+        write(&path, ParquetCompression::Zstd(9), roomy);
+        write(&path, ParquetCompression::Gzip(6), roomy);
+    }
     read(&path, "our own");
     let base = || WriterProperties::builder().set_max_row_group_row_count(Some(100_000));
     let zstd = Compression::ZSTD(ZstdLevel::default());

@@ -11,6 +11,7 @@ use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::sink::{CloseStep, Receipt, SinkContext, SinkStep};
 use aqueduct_runtime::{OperatorError, Result, Sink, SinkSpec};
+use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
@@ -24,7 +25,13 @@ use crate::target::{Begun, Target};
 /// Bytes that are set aside for a row group at the least, beside what a batch takes.
 const MIN_GROUP_BYTES: usize = 1 << 20;
 
-/// Bytes that a column being written takes before it has any values, about.
+/// The smallest pages there are, where there is little memory.
+const MIN_PAGE_BYTES: usize = 4 << 10;
+
+/// Leaves that a floor is for where the schema is not known.
+const USUAL_LEAVES: usize = 16;
+
+/// Bytes that the encoder of a column takes before it has any values, about.
 const COLUMN_BYTES: usize = 8 << 10;
 
 /// Bytes of the footer for each column of a row group and its pages, about.
@@ -87,10 +94,35 @@ impl ParquetSinkOptions {
         })
     }
 
-    /// For row groups of `group_bytes` with `columns` leaves.
-    fn properties(&self, group_bytes: usize, columns: usize) -> Result<WriterProperties> {
-        // A column holds a page and a dictionary while it is written.
-        let page_bytes = (group_bytes / (4 * columns.max(1))).clamp(4 << 10, self.page_bytes.max(4 << 10));
+    /// Bytes of a page where a row group has `group_bytes` and `columns` leaves: a column holds a page and a
+    /// dictionary while it is written.
+    fn page_bytes_of(&self, group_bytes: usize, columns: usize) -> usize {
+        (group_bytes / (4 * columns.max(1))).clamp(MIN_PAGE_BYTES, self.page_bytes.max(MIN_PAGE_BYTES))
+    }
+
+    /// Bytes that a leaf takes before it has any values: its encoder, and what compresses pages of `page_bytes`, which
+    /// it has to itself.
+    fn leaf_bytes(&self, page_bytes: usize) -> usize {
+        let codec_bytes = match self.compression {
+            ParquetCompression::None => 0,
+            ParquetCompression::Snappy | ParquetCompression::Lz4 => 96 << 10,
+            ParquetCompression::Gzip(_) => 384 << 10,
+            // Measured against the allocator: tables grow with the page, and with the level.
+            ParquetCompression::Zstd(level) => {
+                let factor = match level {
+                    ..=3 => 1,
+                    4..=9 => 4,
+                    _ => 16,
+                };
+                (256 << 10) + factor * page_bytes
+            }
+        };
+        // Levels and the table of a dictionary come on top of what the writer counts.
+        COLUMN_BYTES + codec_bytes + page_bytes / 2
+    }
+
+    /// For pages of `page_bytes`.
+    fn properties(&self, page_bytes: usize) -> Result<WriterProperties> {
         let mut properties = WriterProperties::builder()
             .set_compression(self.codec()?)
             .set_data_page_size_limit(page_bytes)
@@ -112,12 +144,21 @@ impl ParquetSinkOptions {
 pub struct ParquetSink {
     target: Target,
     options: ParquetSinkOptions,
+    /// Columns without columns within them.
+    leaves: usize,
 }
 
 impl ParquetSink {
     /// A sink that writes to `path`.
     pub fn new(path: impl Into<PathBuf>, options: ParquetSinkOptions) -> Self {
-        Self { target: Target::new(path), options }
+        Self { target: Target::new(path), options, leaves: USUAL_LEAVES }
+    }
+
+    /// The same sink with a floor for rows of `schema`. Without it the floor is for 16 columns; more take what floats,
+    /// and are refused where there is none.
+    #[must_use]
+    pub fn with_schema(self, schema: &Schema) -> Self {
+        Self { leaves: leaves(schema), ..self }
     }
 
     /// The file that will be there.
@@ -133,12 +174,20 @@ impl ParquetSink {
     }
 
     fn create_in(&self, context: SinkContext, begun: Begun, handle: File) -> Result<ParquetFile> {
-        let columns = context.schema.flattened_fields().len().max(1);
-        let reservation = context.memory.reservation();
-        let base_bytes = columns * COLUMN_BYTES;
+        let columns = leaves(&context.schema);
+        let mut reservation = context.memory.reservation();
         let group_bytes = context.memory.floor().max(MIN_GROUP_BYTES).min(self.options.row_group_bytes);
         let roomy_bytes = (context.memory.room() / 4).min(self.options.row_group_bytes).max(group_bytes);
-        let properties = self.options.properties(roomy_bytes, columns)?;
+        // What compresses counts too: smaller pages where it would take most of it.
+        let mut page_bytes = self.options.page_bytes_of(roomy_bytes, columns);
+        while page_bytes > MIN_PAGE_BYTES && columns * self.options.leaf_bytes(page_bytes) > context.memory.room() / 3 {
+            page_bytes = (page_bytes / 2).max(MIN_PAGE_BYTES);
+        }
+        let base_bytes = columns * self.options.leaf_bytes(page_bytes) + self.options.bloom_filters.len() * BLOOM_BYTES;
+        if !reservation.try_set(base_bytes) {
+            return Err(too_large(&context.memory, base_bytes));
+        }
+        let properties = self.options.properties(page_bytes)?;
         let written = |error: ParquetError| failed(self.path(), error);
         let writer = ArrowWriter::try_new(
             handle.try_clone().map_err(|error| self.target.failed(error))?,
@@ -158,7 +207,7 @@ impl ParquetSink {
             columns,
             base_bytes,
             footer_bytes: 0,
-            group_bytes: roomy_bytes,
+            group_bytes: base_bytes + roomy_bytes,
             rows: 0,
             context,
         })
@@ -170,6 +219,11 @@ impl ParquetSink {
 fn group_held_bytes(writer: &Writer, base_bytes: usize) -> usize {
     let counted = writer.memory_size();
     base_bytes + counted + counted / 2
+}
+
+/// Columns of `schema` that have no columns within them.
+fn leaves(schema: &Schema) -> usize {
+    schema.flattened_fields().iter().filter(|field| !field.data_type().is_nested()).count().max(1)
 }
 
 /// The writer's error, as that of the file where it is one.
@@ -202,7 +256,9 @@ impl SinkSpec for ParquetSink {
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
         // A row group that is being filled, and what encoding one batch more may add to it.
-        MIN_GROUP_BYTES.max(2 * batch_bytes) + 4 * batch_bytes + self.options.bloom_filters.len() * BLOOM_BYTES
+        let base_bytes = self.leaves * self.options.leaf_bytes(MIN_PAGE_BYTES);
+        let blooms_bytes = self.options.bloom_filters.len() * BLOOM_BYTES;
+        base_bytes + blooms_bytes + MIN_GROUP_BYTES.max(2 * batch_bytes) + 4 * batch_bytes
     }
 
     fn detail(&self) -> String {
@@ -244,7 +300,7 @@ impl ParquetFile {
             Ok(writer) => {
                 let writer = writer?;
                 self.footer_bytes += self.columns * FOOTER_COLUMN_BYTES;
-                self.reservation.set(self.footer_bytes);
+                let _ = self.reservation.try_set(self.footer_bytes + self.base_bytes);
                 self.writer = Some(writer);
                 Ok(None)
             }
@@ -279,7 +335,10 @@ impl ParquetFile {
         loop {
             // What is encoded takes less than it did, but for a moment both may be there.
             let estimate = 3 * batch_bytes(&batch.slice(0, rows)) + 32 * rows;
-            if self.reservation.try_set(self.footer_bytes + held + estimate) {
+            // The footer grows with the file whatever is done: it counts where there is room, and where there is none
+            // row groups do not become smaller for it, which would only make it grow faster.
+            let needed = held + estimate;
+            if self.reservation.try_set(self.footer_bytes + needed) || self.reservation.try_set(needed) {
                 break;
             }
             if writer.in_progress_rows() > 0 {
@@ -376,7 +435,7 @@ mod tests {
             ("text", Arc::new(StringViewArray::from_iter_values((0..10_000).map(|i| format!("some text {i}"))))),
         ];
         let batch = RecordBatch::try_from_iter(columns).expect("columns");
-        let pool = MemoryPool::new(1 << 22);
+        let pool = MemoryPool::new(1 << 24);
         let (io, _) = Io::start("parquet-test", 1).expect("a thread");
         let (node, memory, schema) = ("sink".into(), pool.account("sink"), batch.schema());
         let context = SinkContext { node, partition: 0, partitions: 1, schema, memory, io };

@@ -16,15 +16,17 @@ use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 use crate::common::{mixed, plainly, write};
 
-/// Runs `test` on a thread of its own and fails if it takes longer than two minutes: a hang is a failure.
+/// Runs `test` on a thread of its own and fails if it takes longer than two minutes: a hang is a failure. A run by
+/// hand over more bytes may take longer.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, result) = channel();
     let thread = std::thread::spawn(move || {
         test();
         let _ = done.send(());
     });
-    let ended = result.recv_timeout(Duration::from_secs(120));
-    assert!(ended.is_ok() || thread.is_finished(), "it hangs: no end within two minutes");
+    let seconds = if std::env::var(GROUP_BYTES_VARIABLE).is_ok() { 1200 } else { 120 };
+    let ended = result.recv_timeout(Duration::from_secs(seconds));
+    assert!(ended.is_ok() || thread.is_finished(), "it hangs: no end within {seconds} seconds");
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }

@@ -44,7 +44,7 @@ fn write_within_floor(
     batches: &[RecordBatch],
     batch_bytes: usize,
 ) -> (usize, usize) {
-    let spec = ParquetSink::new(path, options);
+    let spec = ParquetSink::new(path, options).with_schema(&batches[0].schema());
     let floor = spec.min_memory(batch_bytes);
     let pool = MemoryPool::new(floor);
     let context = context(&pool, floor, batches[0].schema());
@@ -119,14 +119,14 @@ fn a_file_that_is_not_committed_is_not_there() {
     let spec = ParquetSink::new(&path, ParquetSinkOptions::default());
     let pool = MemoryPool::new(1 << 26);
     let schema = mixed(0, 0).schema();
-    let mut sink = spec.open(context(&pool, 1 << 20, Arc::clone(&schema))).expect("opened");
+    let mut sink = spec.open(context(&pool, 8 << 20, Arc::clone(&schema))).expect("opened");
     let _ = sink.write(mixed(0, 1000)).expect("begun");
     assert_eq!(files(), 1);
     drop(sink);
     spec.abort();
     assert_eq!(files(), 0);
     std::fs::write(&path, "old").expect("written");
-    let mut sink = spec.open(context(&pool, 1 << 20, schema)).expect("opened");
+    let mut sink = spec.open(context(&pool, 8 << 20, schema)).expect("opened");
     let receipt = write_all(&mut *sink, &[]).expect("written");
     drop(sink);
     assert_eq!(std::fs::read_to_string(&path).expect("there"), "old");
