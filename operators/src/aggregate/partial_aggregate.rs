@@ -22,7 +22,7 @@ use super::table::{Arguments, Emitted, Table, bytes_of};
 use crate::expression::failed;
 
 /// A table of more bytes is emitted: it would no longer fit in the caches of a core.
-const TABLE_BYTES: usize = 4 << 20;
+const TABLE_BYTES: usize = 24 << 20;
 /// After so many rows it is known whether keys repeat.
 const SAMPLE_ROWS: usize = 100_000;
 /// With more groups per row than this, the table is not worth its while.

@@ -98,7 +98,8 @@ impl BytesKeys {
         self.insert(view, hash)
     }
 
-    fn long(&mut self, bytes: &[u8]) -> u32 {
+    /// The group of a longer key.
+    pub(super) fn long(&mut self, bytes: &[u8]) -> u32 {
         let hash = self.hash.long(bytes);
         let head = u64::from(long_head(bytes));
         let head = head << 32 | bytes.len() as u64;
@@ -149,7 +150,16 @@ impl BytesKeys {
 
     pub(super) fn emit(&self, range: Range<usize>) -> Result<ArrayRef> {
         let nulls = null_at(self.null_group, range.clone());
-        let views = &self.views[range];
+        self.emit_keys(&self.views[range], nulls)
+    }
+
+    /// The view of a group's key, for [`BytesKeys::emit_keys`].
+    pub(super) fn view(&self, group: u32) -> u128 {
+        self.views[group as usize]
+    }
+
+    /// An array of keys: of short ones, and of these groups'.
+    pub(super) fn emit_keys(&self, views: &[u128], nulls: Option<NullBuffer>) -> Result<ArrayRef> {
         Ok(match &self.data_type {
             DataType::Utf8 => self.emit_offsets::<Utf8Type>(views, nulls)?,
             DataType::LargeUtf8 => self.emit_offsets::<LargeUtf8Type>(views, nulls)?,
@@ -219,19 +229,27 @@ impl BytesKeys {
     }
 
     pub(super) fn growth(&self, rows: usize, key_bytes: usize) -> usize {
+        let keys = if self.takes_block(rows, key_bytes) { 2 * key_bytes } else { 0 };
+        keys + self.growth_beside(rows, key_bytes)
+    }
+
+    fn takes_block(&self, rows: usize, key_bytes: usize) -> bool {
+        let free = self.blocks.last().map_or(0, |block| block.capacity() - block.len());
+        key_bytes > free && self.may_be_long(key_bytes, rows)
+    }
+
+    /// As [`BytesKeys::growth`], without the bytes of the keys themselves.
+    pub(super) fn growth_beside(&self, rows: usize, key_bytes: usize) -> usize {
         // Views count 16 bytes of their own, offsets 4: what is left are at least the long keys' bytes.
         // The tail of a block is lost to a key that does not fit in it, and the last block may be all but empty.
-        let free = self.blocks.last().map_or(0, |block| block.capacity() - block.len());
-        let more = 2 * key_bytes + next_block(self.block_bytes + 2 * key_bytes);
-        let blocks = if key_bytes > free { more } else { 0 };
-        let blocks = if self.may_be_long(key_bytes, rows) { blocks } else { 0 };
+        let blocks = if self.takes_block(rows, key_bytes) { next_block(self.block_bytes + 2 * key_bytes) } else { 0 };
         doubling(16 * self.views.capacity(), 16 * (self.len() + rows))
             + doubling(self.table.allocation_size(), table_bytes::<u32>(self.len() + rows))
             + blocks
     }
 
     /// Whether keys of `key_bytes` in their column can hold one that is not short.
-    fn may_be_long(&self, key_bytes: usize, rows: usize) -> bool {
+    pub(super) fn may_be_long(&self, key_bytes: usize, rows: usize) -> bool {
         let fixed = match self.data_type {
             DataType::Utf8View | DataType::BinaryView => 16 * rows + rows.div_ceil(8),
             _ => 0,
@@ -275,7 +293,7 @@ pub(super) fn hash(hash: &KeyHash, column: &ArrayRef, hashes: &mut [u64]) {
 }
 
 /// What is done with each value of a column. A key comes as a short one exactly if it has at most 12 bytes.
-trait WithValues {
+pub(super) trait WithValues {
     fn short(&mut self, row: usize, view: u128);
     fn long(&mut self, row: usize, bytes: &[u8]);
     fn null(&mut self, row: usize);
@@ -321,7 +339,7 @@ impl WithValues for Hash<'_> {
     }
 }
 
-fn with_values(column: &ArrayRef, action: impl WithValues) {
+pub(super) fn with_values(column: &ArrayRef, action: impl WithValues) {
     match column.data_type() {
         DataType::Utf8 => with_offsets::<Utf8Type>(column, action),
         DataType::LargeUtf8 => with_offsets::<LargeUtf8Type>(column, action),

@@ -4,6 +4,7 @@
 //! ([`normalised`](super::describe::normalised)), so equal bits mean equal keys.
 
 mod bytes;
+mod columns;
 mod number;
 mod rows;
 
@@ -17,6 +18,7 @@ use arrow::datatypes::DataType;
 use foldhash::fast::RandomState;
 
 use bytes::BytesKeys;
+use columns::ColumnKeys;
 use number::NumberKeys;
 use rows::RowKeys;
 
@@ -26,6 +28,7 @@ pub(crate) enum GroupKeys {
     Single,
     Number(NumberKeys),
     Bytes(BytesKeys),
+    Columns(Box<ColumnKeys>),
     Rows(Box<RowKeys>),
 }
 
@@ -36,6 +39,7 @@ impl GroupKeys {
             [] => Self::Single,
             [one] if number::width(one).is_some() => Self::Number(NumberKeys::new(one.clone(), cached)),
             [one] if bytes::supports(one) => Self::Bytes(BytesKeys::new(one.clone(), cached)),
+            many if columns::supports(many) => Self::Columns(Box::new(ColumnKeys::new(many))),
             many => Self::Rows(Box::new(RowKeys::new(many)?)),
         })
     }
@@ -46,6 +50,7 @@ impl GroupKeys {
             Self::Single => 1,
             Self::Number(keys) => keys.len(),
             Self::Bytes(keys) => keys.len(),
+            Self::Columns(keys) => keys.len(),
             Self::Rows(keys) => keys.len(),
         }
     }
@@ -68,6 +73,10 @@ impl GroupKeys {
                 keys.intern(&columns[0], groups);
                 Ok(())
             }
+            Self::Columns(keys) => {
+                keys.intern(columns, groups);
+                Ok(())
+            }
             Self::Rows(keys) => keys.intern(columns, groups),
         }
     }
@@ -78,6 +87,7 @@ impl GroupKeys {
             Self::Single => Vec::new(),
             Self::Number(keys) => vec![keys.emit(range)?],
             Self::Bytes(keys) => vec![keys.emit(range)?],
+            Self::Columns(keys) => keys.emit(range)?,
             Self::Rows(keys) => keys.emit(range)?,
         })
     }
@@ -88,6 +98,7 @@ impl GroupKeys {
             Self::Single => 0,
             Self::Number(keys) => keys.bytes(),
             Self::Bytes(keys) => keys.bytes(),
+            Self::Columns(keys) => keys.bytes(),
             Self::Rows(keys) => keys.bytes(),
         }
     }
@@ -99,6 +110,7 @@ impl GroupKeys {
             Self::Single => 0,
             Self::Number(keys) => keys.growth(rows),
             Self::Bytes(keys) => keys.growth(rows, key_bytes),
+            Self::Columns(keys) => keys.growth(rows, key_bytes),
             Self::Rows(keys) => keys.growth(rows, key_bytes),
         }
     }
@@ -109,6 +121,7 @@ impl GroupKeys {
             Self::Single => {}
             Self::Number(keys) => keys.seal(),
             Self::Bytes(keys) => keys.seal(),
+            Self::Columns(keys) => keys.seal(),
             Self::Rows(keys) => keys.seal(),
         }
     }
@@ -183,6 +196,7 @@ enum Kind {
     Single,
     Number,
     Bytes,
+    Columns,
     Rows,
 }
 
@@ -195,6 +209,7 @@ impl RowHash {
             [] => (Kind::Single, None),
             [one] if number::width(one).is_some() => (Kind::Number, None),
             [one] if bytes::supports(one) => (Kind::Bytes, None),
+            many if columns::supports(many) => (Kind::Columns, None),
             many => (Kind::Rows, Some(Box::new(RowKeys::new(many)?))),
         };
         Ok(Self { keys, rows, kind })
@@ -208,6 +223,7 @@ impl RowHash {
             Kind::Single => {}
             Kind::Number => number::hash(&self.keys, &columns[0], hashes),
             Kind::Bytes => bytes::hash(&self.keys, &columns[0], hashes),
+            Kind::Columns => columns::hash(&self.keys, columns, hashes),
             Kind::Rows => {
                 let rows = self.rows.as_mut().expect("made together with the kind");
                 rows.hash(&self.keys, columns, hashes)?;

@@ -102,19 +102,8 @@ impl NumberKeys {
     }
 
     pub(super) fn emit(&self, range: Range<usize>) -> Result<ArrayRef> {
-        let keys = &self.keys[range.clone()];
-        let buffer = match width(&self.data_type) {
-            Some(1) => Buffer::from_vec(keys.iter().map(|key| *key as u8).collect::<Vec<_>>()),
-            Some(2) => Buffer::from_vec(keys.iter().map(|key| *key as u16).collect::<Vec<_>>()),
-            Some(4) => Buffer::from_vec(keys.iter().map(|key| *key as u32).collect::<Vec<_>>()),
-            _ => Buffer::from_vec(keys.to_vec()),
-        };
-        let data = ArrayData::builder(self.data_type.clone())
-            .len(keys.len())
-            .add_buffer(buffer)
-            .nulls(null_at(self.null_group, range))
-            .build()?;
-        Ok(make_array(data))
+        let nulls = null_at(self.null_group, range.clone());
+        numbers_array(&self.data_type, self.keys[range].iter().copied(), nulls)
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -132,6 +121,23 @@ impl NumberKeys {
     }
 }
 
+/// Numbers of `data_type`, of which keys are the bits.
+pub(super) fn numbers_array(
+    data_type: &DataType,
+    keys: impl ExactSizeIterator<Item = u64>,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef> {
+    let rows = keys.len();
+    let buffer = match width(data_type) {
+        Some(1) => Buffer::from_vec(keys.map(|key| key as u8).collect::<Vec<_>>()),
+        Some(2) => Buffer::from_vec(keys.map(|key| key as u16).collect::<Vec<_>>()),
+        Some(4) => Buffer::from_vec(keys.map(|key| key as u32).collect::<Vec<_>>()),
+        _ => Buffer::from_vec(keys.collect::<Vec<_>>()),
+    };
+    let data = ArrayData::builder(data_type.clone()).len(rows).add_buffer(buffer).nulls(nulls).build()?;
+    Ok(make_array(data))
+}
+
 /// Validity of groups `range`, of which at most `null_group` is null.
 pub(super) fn null_at(null_group: Option<u32>, range: Range<usize>) -> Option<NullBuffer> {
     let null = null_group.map(|group| group as usize).filter(|group| range.contains(group))?;
@@ -144,7 +150,7 @@ pub(super) fn hash(hash: &KeyHash, column: &ArrayRef, hashes: &mut [u64]) {
 }
 
 /// What is done with the values of a column, once their width is known.
-trait WithKeys {
+pub(super) trait WithKeys {
     fn call(self, keys: impl Iterator<Item = u64>, nulls: Option<&NullBuffer>);
 }
 
@@ -173,7 +179,7 @@ impl WithKeys for Hash<'_> {
     }
 }
 
-fn with_keys(column: &ArrayRef, action: impl WithKeys) {
+pub(super) fn with_keys(column: &ArrayRef, action: impl WithKeys) {
     fn typed<T: ArrowNativeType>(data: &ArrayData) -> &[T] {
         &data.buffers()[0].typed_data::<T>()[data.offset()..data.offset() + data.len()]
     }

@@ -97,7 +97,17 @@ fn several_columns_get_the_groups_of_a_map() {
     let text = Arc::new(StringViewArray::from_iter(texts())) as ArrayRef;
     check(&[Arc::clone(&truth)]);
     check(&[Arc::clone(&truth), Arc::clone(&number)]);
-    check(&[truth, number, text]);
+    check(&[truth, Arc::clone(&number), Arc::clone(&text)]);
+    // Without booleans they are words.
+    let day = Arc::new(Date32Array::from_iter((0..1000).map(|i| (i % 3 != 0).then_some(i % 4)))) as ArrayRef;
+    let long =
+        Arc::new(StringArray::from_iter_values((0..1000).map(|i| format!("a longer text {}", i % 7)))) as ArrayRef;
+    check(&[Arc::clone(&number), Arc::clone(&day)]);
+    check(&[Arc::clone(&text), Arc::clone(&number)]);
+    check(&[day, long, number, text]);
+    // One column tells them apart that the others do not.
+    let same = Arc::new(StringViewArray::from_iter_values((0..1000).map(|_| "x"))) as ArrayRef;
+    check(&[same, Arc::new(Int64Array::from_iter_values(0..1000))]);
 }
 
 #[test]
