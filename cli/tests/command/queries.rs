@@ -62,6 +62,24 @@ fn tables_have_the_names_that_they_are_given() {
 }
 
 #[test]
+fn what_was_written_is_read_again_in_parquet_and_csv() {
+    let shell = Shell::new();
+    shell.with_file("large_data.csv", &large_data(50_000));
+    let query = "select category, count(*) as n, sum(value) as value from '{}' group by category order by category";
+    let expected = shell.ok(&["sql", "--format", "csv", &query.replace("{}", "large_data.csv")]);
+    assert_eq!(expected.lines().count(), 101);
+    for copy in ["copy.parquet", "copy.csv"] {
+        shell.ok(&["sql", "--quiet", "--output", copy, "select * from 'large_data.csv'"]);
+        assert_eq!(shell.ok(&["sql", "--format", "csv", &query.replace("{}", copy)]), expected);
+    }
+    let statement = "copy (select * from 'copy.parquet' where id < 10) to 'few.parquet'";
+    assert!(shell.ok(&["sql", statement]).contains("10"));
+    assert_eq!(shell.ok(&["sql", "--format", "csv", "select count(*) as n from '*.parquet'"]), "n\n50010\n");
+    assert!(shell.ok(&["schema", "few.parquet"]).starts_with("id"));
+    assert!(shell.ok(&["head", "few.parquet", "-n", "1", "--format", "csv"]).ends_with("\n0,cat_0,0.0\n"));
+}
+
+#[test]
 fn head_and_schema_look_at_a_file() {
     let shell = Shell::new();
     shell.with_file("large_data.csv", &large_data(20_000));
