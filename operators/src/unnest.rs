@@ -332,7 +332,7 @@ mod tests {
             ),
         ] {
             let batch = input().project(&[0, 1]).expect("two columns");
-            let spec = Unnest::try_new(batch.schema(), vec![0], vec![], nulls.clone()).expect("a list");
+            let spec = Unnest::try_new(batch.schema(), vec![0], vec![], nulls).expect("a list");
             for rows in [1, 2, 100] {
                 assert_eq!(cells(&run(&spec, batch.clone(), rows)), expected, "{nulls:?} {rows}");
             }

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::{Pending, Ticket};
@@ -185,13 +186,13 @@ impl ParquetSink {
         }
         let base_bytes = columns * self.options.leaf_bytes(page_bytes) + self.options.bloom_filters.len() * BLOOM_BYTES;
         if !reservation.try_set(base_bytes) {
-            return Err(too_large(&context.memory, base_bytes));
+            return Err(context.memory.row_too_large(base_bytes));
         }
         let properties = self.options.properties(page_bytes)?;
         let written = |error: ParquetError| failed(self.path(), error);
         let writer = ArrowWriter::try_new(
             handle.try_clone().map_err(|error| self.target.failed(error))?,
-            context.schema.clone(),
+            Arc::clone(&context.schema),
             Some(properties),
         );
         Ok(ParquetFile {

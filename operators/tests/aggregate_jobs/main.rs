@@ -25,10 +25,11 @@ const SMALL_BYTES: usize = 16 << 20;
 /// Fails if `test` does not end in time.
 fn within(seconds: u64, test: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
-    let thread = thread::spawn(move || {
+    let thread = thread::Builder::new().name("test".into()).spawn(move || {
         test();
         let _ = done.send(());
     });
+    let thread = thread.expect("a thread");
     if ended.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout) {
         panic!("not done after {seconds} s");
     }
@@ -51,7 +52,7 @@ fn skewed(
     let generate = move |offset: u64, count: usize| {
         let numbers = || offset..offset + count as u64;
         let value = |row: u64| (row * 7919 % rows) as i64;
-        let key = |row: u64| if row % 10 == 0 { (row / 10 % keys) as i64 } else { 0 };
+        let key = |row: u64| if row.is_multiple_of(10) { (row / 10 % keys) as i64 } else { 0 };
         let columns: [(&str, ArrayRef); 3] = [
             ("k", Arc::new(Int64Array::from_iter_values(numbers().map(key)))),
             ("v", Arc::new(Int64Array::from_iter_values(numbers().map(value)))),

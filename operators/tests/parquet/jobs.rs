@@ -20,10 +20,11 @@ use crate::common::{mixed, plainly, write};
 /// hand over more bytes may take longer.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, result) = channel();
-    let thread = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("test".into()).spawn(move || {
         test();
         let _ = done.send(());
     });
+    let thread = thread.expect("a thread");
     let seconds = if std::env::var(GROUP_BYTES_VARIABLE).is_ok() { 1200 } else { 120 };
     let ended = result.recv_timeout(Duration::from_secs(seconds));
     assert!(ended.is_ok() || thread.is_finished(), "it hangs: no end within {seconds} seconds");

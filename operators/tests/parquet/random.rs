@@ -129,7 +129,7 @@ proptest! {
             binary(column("n"), Operator::LtEq, lit(bound), &schema),
             binary(column("n"), Operator::Eq, lit(bound), &schema),
             binary(column("x"), Operator::Gt, lit(bound as f64), &schema),
-            binary(column("s"), Operator::Eq, text.clone(), &schema),
+            binary(column("s"), Operator::Eq, Arc::clone(&text), &schema),
             binary(column("s"), Operator::Lt, text, &schema),
         ];
         for predicate in predicates {

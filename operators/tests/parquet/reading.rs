@@ -125,7 +125,9 @@ trait Rename {
 
 impl Rename for arrow::record_batch::RecordBatch {
     fn rename_columns(&self, names: [&str; 2]) -> Self {
-        Self::try_from_iter_with_nullable(names.into_iter().zip(self.columns()).map(|(n, c)| (n, c.clone(), true)))
-            .expect("columns")
+        Self::try_from_iter_with_nullable(
+            names.into_iter().zip(self.columns()).map(|(n, c)| (n, std::sync::Arc::clone(c), true)),
+        )
+        .expect("columns")
     }
 }

@@ -1,6 +1,6 @@
 //! Grouping sets, rollups and cubes, against what DuckDB says of the same rows.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
 use datafusion_expr::{LogicalPlanBuilder, cast, cube, grouping_set, rollup};
@@ -47,7 +47,7 @@ fn lines(frame: &Frame, sets: Expr, sorted: bool) -> Vec<String> {
     let plan = LogicalPlanBuilder::from(frame.logical_plan().expect("a plan"));
     let plan = plan.aggregate([sets], aggregates).and_then(|plan| plan.project(names.iter().map(|name| col(*name))));
     let plan = plan.and_then(LogicalPlanBuilder::build).expect("a good query");
-    let table = Frame::new(frame.session.clone(), plan).compute().expect("runs");
+    let table = Frame::new(Weak::clone(&frame.session), plan).compute().expect("runs");
     let columns: Vec<_> = names.iter().map(|name| table.strings(name).expect("texts")).collect();
     let line = |row: usize| {
         let texts = columns.iter().map(|column| column[row].clone().unwrap_or_default());
@@ -126,7 +126,7 @@ fn keys_may_be_computed_and_aggregated_too() {
     let plan = LogicalPlanBuilder::from(frame.logical_plan().expect("a plan"));
     let plan = plan.aggregate([rollup(vec![key.alias("k")])], [sum(col("v")).alias("s")]);
     let plan = plan.and_then(LogicalPlanBuilder::build).expect("a good query");
-    let table = Frame::new(frame.session.clone(), plan).compute().expect("runs");
+    let table = Frame::new(Weak::clone(&frame.session), plan).compute().expect("runs");
     let mut sums = table.i64s("s").expect("sums");
     sums.sort();
     // The even, the odd, all numbers below 1,000.
@@ -140,6 +140,6 @@ fn a_cube_of_too_many_keys_is_refused_by_name() {
     let keys = (0..13).map(|number| col("v") + datafusion_expr::lit(i64::from(number))).collect();
     let plan = LogicalPlanBuilder::from(frame.logical_plan().expect("a plan"));
     let plan = plan.aggregate([cube(keys)], [count_rows()]).and_then(LogicalPlanBuilder::build).expect("a good query");
-    let error = Frame::new(frame.session.clone(), plan).compute().expect_err("4096 times each row");
+    let error = Frame::new(Weak::clone(&frame.session), plan).compute().expect_err("4096 times each row");
     assert!(error.to_string().contains("cube"), "{error}");
 }

@@ -35,7 +35,9 @@ fn rows(seed: u64, batches: &[usize], variety: u64) -> Vec<RecordBatch> {
         .map(|&count| {
             let mut column = |nulls: u64| -> Vec<Option<u64>> {
                 (0..count)
-                    .map(|_| (nulls == 0 || random(&mut state) % nulls > 0).then(|| random(&mut state) % variety))
+                    .map(|_| {
+                        (nulls == 0 || !random(&mut state).is_multiple_of(nulls)).then(|| random(&mut state) % variety)
+                    })
                     .collect()
             };
             let float = |value: u64| match value % 9 {
