@@ -191,7 +191,15 @@ impl Group {
         let growing = self.accumulators.iter().flatten().filter(|one| one.growth.is_some());
         // What was given and what is made of it, each once more on its way on.
         let needed = growing.map(|one| 4 * one.given.max(one.measured)).sum::<usize>();
-        self.home.memory.row_too_large(needed + self.home.spare_bytes)
+        let (memory, needed) = (&self.home.memory, needed + self.home.spare_bytes);
+        let available = memory.most();
+        // The copies of the value are counted. A plan leaves half of a limit to float, and its floors grow with it.
+        let floors = memory.pool().limit().saturating_sub(available);
+        OperatorError::RowTooLarge {
+            needed_bytes: needed,
+            available_bytes: available.min(needed.saturating_sub(1)),
+            sufficient_limit_bytes: (memory.pool().limit() / 4 * 5).max(2 * (needed + floors) + needed / 2),
+        }
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
