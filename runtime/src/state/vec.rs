@@ -251,7 +251,7 @@ impl SpillingVecReader {
             Place::Memory { batch, .. } if self.keeps => {
                 let batch = batch.clone();
                 self.at += 1;
-                self.read_ahead()?;
+                self.read_ahead(false)?;
                 Ok(Next::Batch(batch))
             }
             Place::Memory { .. } => {
@@ -261,11 +261,11 @@ impl SpillingVecReader {
                 self.vec.overhead.shrink(overhead_bytes);
                 self.vec.memory_bytes = self.vec.memory_bytes.saturating_sub(batch_bytes(&batch));
                 self.at += 1;
-                self.read_ahead()?;
+                self.read_ahead(false)?;
                 Ok(Next::Batch(batch))
             }
             Place::Disk(_) => {
-                self.read_ahead()?;
+                self.read_ahead(true)?;
                 // `read_ahead` starts with the place at hand, whatever it takes.
                 let Some((fetch, _)) = self.reading.front_mut() else { return Ok(Next::End) };
                 match fetch.poll()? {
@@ -331,7 +331,8 @@ impl SpillingVecReader {
         Ok(freed)
     }
 
-    fn read_ahead(&mut self) -> Result<()> {
+    /// Starts to read what comes next as far as there is room; the batch at hand whatever it takes, if it is needed now.
+    fn read_ahead(&mut self, needed: bool) -> Result<()> {
         self.next_read = self.next_read.max(self.at);
         while self.reading.len() <= self.ahead
             && let Some(place) = self.vec.places.get(self.next_read)
@@ -340,7 +341,7 @@ impl SpillingVecReader {
                 let (place, bytes) = (*place, file.fetch_bytes(*place));
                 let reservation = match self.vec.account.try_reserve(bytes) {
                     Some(reservation) => reservation,
-                    None if self.next_read > self.at => break,
+                    None if !needed || self.next_read > self.at => break,
                     // The batch at hand is needed now: what comes later makes room for it.
                     None if self.vec.spill_around(self.at, bytes)? > 0 => continue,
                     None => reserve_needed(&self.vec.account, bytes)?,
