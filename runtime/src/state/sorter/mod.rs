@@ -341,7 +341,7 @@ impl ExternalSorter {
     ///
     /// # Errors
     ///
-    /// What reading and writing say; [`OperatorError::RowTooLarge`] if two rows cannot be held side by side.
+    /// What reading and writing say; [`OperatorError::RowTooLarge`](crate::OperatorError::RowTooLarge) if two rows cannot be held side by side.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Next> {
         loop {
