@@ -9,6 +9,7 @@
 //! memory alone, and many make each run no longer than that.
 
 mod chunk;
+mod fill;
 mod keys;
 mod lanes;
 mod merge;
@@ -18,23 +19,20 @@ mod tree;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, UInt32Array};
-use arrow::buffer::Buffer;
-use arrow::compute::{SortOptions, take_record_batch};
+use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 
 pub use lanes::{LaneMerge, LaneStep};
 
-use self::chunk::{Chunk, Encoded};
+use self::chunk::Chunk;
 use self::keys::{Key, Keys, MAX_PLACES};
 use self::merge::{DiskSource, MAX_RETIRED, Merge, MergeStep, Run, RunFile, Source};
 use self::picker::{Bounds, Merged};
-use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, kept_bytes, pause};
-use crate::batch::{batch_bytes, compact, copied};
+use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, pause};
+use crate::batch::batch_bytes;
 use crate::error::Result;
-use crate::io::Ticket;
 use crate::memory::Account;
 use crate::spill::SpillSpace;
 
@@ -184,164 +182,12 @@ impl ExternalSorter {
         Ok(())
     }
 
-    fn push_piece(&mut self, mut batch: RecordBatch) -> Result<()> {
-        if let Some(bound) = &self.bound {
-            let rows = self.keys.rows_before(&batch, bound)?;
-            if rows.is_empty() {
-                return Ok(());
-            }
-            if rows.len() < batch.num_rows() {
-                batch = compact(take_record_batch(&batch, &UInt32Array::from(rows))?);
-            }
-        }
-        let batch = unshared(batch);
-        let keys = Encoded::of(&batch, &self.keys)?;
-        let bytes = kept_bytes(&batch);
-        let mut needed;
-        let (mut for_batch, for_keys) = loop {
-            needed = bytes + self.open.growth_bytes(&keys);
-            if let Some(for_batch) = self.account.try_reserve(bytes)
-                && let Some(for_keys) = self.account.try_reserve(needed - bytes)
-            {
-                break (for_batch, Some(for_keys));
-            }
-            // As much at once as may be, so that runs are long.
-            let piece = needed.max((self.buffered_bytes + self.open.bytes()) / 2).min(PIECE_BYTES);
-            if self.write_oldest(piece)? == 0 {
-                break (self.account.reservation(), None);
-            }
-        };
-        self.account.claim_from(&batch, &mut for_batch);
-        drop(for_batch);
-        if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
-            self.close_chunk()?;
-        }
-        self.buffered_rows += batch.num_rows();
-        let granted = for_keys.is_some();
-        self.open.push(batch, keys, for_keys.unwrap_or_else(|| self.account.reservation()));
-        if !granted {
-            self.write_oldest(needed)?;
-        }
-        match self.fetch {
-            Some(fetch) if self.holds_needless(fetch) => self.keep_first(fetch),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether it is worth its time to find the first `fetch` rows of those in memory.
-    fn holds_needless(&self, fetch: usize) -> bool {
-        let rows = self.buffered_rows;
-        // Where memory is small, rows are dropped before others have to be spilled.
-        let many = rows >= fetch + self.output.rows || self.buffered_bytes + self.open.bytes() >= 2 * self.piece_bytes;
-        fetch <= MOST_FIRST_ROWS && rows >= 2 * fetch && many
-    }
-
-    /// To be called after each batch, again and again until there is nothing to wait for: writes what is in
-    /// memory to disk, a little at a time, when that is short. Who does not call it gets shorter runs.
-    ///
-    /// # Errors
-    ///
-    /// What writing to disk says.
-    pub fn settle(&mut self) -> Result<Option<Ticket>> {
-        if self.writing.is_none() {
-            // Room for the next batch and its keys, and for a frame of the run.
-            let enough = self.account.room() >= 2 * self.step_bytes || self.buffered_rows == 0;
-            if enough || self.buffered_bytes + self.open.bytes() < 2 * self.step_bytes {
-                return Ok(None);
-            }
-            self.write_all()?;
-        }
-        self.go_on_writing(self.step_bytes)?;
-        Ok(Some(pause(&self.space)))
-    }
-
-    /// Begins to write all that is in memory as one run.
-    fn write_all(&mut self) -> Result<()> {
-        self.close_chunk()?;
-        let sources = self.take_buffered();
-        self.writing = Some((Merge::new(&self.account, sources, 0), NewRun::default()));
-        Ok(())
-    }
-
-    /// Writes about `bytes` of the run under way; returns how many.
-    fn go_on_writing(&mut self, bytes: usize) -> Result<usize> {
-        let Some((mut merge, mut run)) = self.writing.take() else { return Ok(0) };
-        let mut written = 0;
-        while written < bytes {
-            // Sources in memory never block.
-            let step = if self.wants_more(&run) { merge.next(&self.keys, self.frame)? } else { MergeStep::End };
-            let MergeStep::Batch(merged) = step else {
-                drop(merge);
-                let run = self.finished(run);
-                self.runs.push_back(run);
-                return Ok(written);
-            };
-            written += batch_bytes(&merged.batch);
-            self.append(&mut run, &merged)?;
-        }
-        self.writing = Some((merge, run));
-        Ok(written)
-    }
-
-    /// Sorts what is in the open chunk.
-    fn close_chunk(&mut self) -> Result<()> {
-        let mut chunk = std::mem::replace(&mut self.open, Chunk::new(&self.account));
-        if chunk.left() > 0 {
-            chunk.sort();
-            // Where there is room: a merge reads every chunk from its beginning to its end, and not all over.
-            if let Some(room) = self.account.try_reserve(chunk.gather_bytes()) {
-                chunk.gather(&self.keys, room)?;
-            }
-            self.buffered_bytes += chunk.bytes();
-            self.buffered.push_back(chunk);
-        }
-        Ok(())
-    }
-
-    /// Lets go of all rows in memory but the first `fetch`, if there is room to copy those.
-    fn keep_first(&mut self, fetch: usize) -> Result<()> {
-        self.close_chunk()?;
-        let rows = self.buffered_rows.max(1);
-        let Some(copy) = self.account.try_reserve(self.buffered_bytes / rows * fetch + self.output.bytes) else {
-            return Ok(());
-        };
-        let sources = self.take_buffered();
-        let mut merge = Merge::new(&self.account, sources, 0);
-        let mut first = Vec::new();
-        let mut left = fetch;
-        // Sources in memory never block.
-        while left > 0
-            && let MergeStep::Batch(Merged { batch, .. }) = merge.next(&self.keys, self.output.at_most(left))?
-        {
-            left -= batch.num_rows();
-            first.push(batch);
-        }
-        drop(merge);
-        drop(copy);
-        for batch in first {
-            if !self.open.takes(batch.num_rows(), kept_bytes(&batch), self.step_bytes) {
-                self.close_chunk()?;
-            }
-            let keys = Encoded::of(&batch, &self.keys)?;
-            self.account.claim(&batch);
-            self.buffered_rows += batch.num_rows();
-            self.bound = Key::last(&batch, &self.keys)?;
-            self.open.push(batch, keys, self.account.reservation());
-        }
-        Ok(())
-    }
-
-    fn take_buffered(&mut self) -> Vec<Source> {
-        self.buffered_bytes = 0;
-        self.buffered_rows = 0;
-        self.buffered.drain(..).map(Source::Memory).collect()
-    }
-
     /// The next batch in order; the first call ends the input.
     ///
     /// # Errors
     ///
-    /// What reading and writing say; [`OperatorError::RowTooLarge`](crate::OperatorError::RowTooLarge) if two rows cannot be held side by side.
+    /// What reading and writing say; [`OperatorError::RowTooLarge`](crate::OperatorError::RowTooLarge) if two rows cannot
+    /// be held side by side.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Next> {
         loop {
@@ -590,16 +436,4 @@ impl ExternalSorter {
         };
         Ok(())
     }
-}
-
-/// `batch`, copied if another one uses its buffers: what is charged here must be free once it is written to disk,
-/// whatever the other partitions that got a part of the same rows do with theirs.
-fn unshared(batch: RecordBatch) -> RecordBatch {
-    // One count for the batch itself, and one for the look at it.
-    let shared = |buffer: &Buffer| buffer.strong_count() > 2;
-    let shares = batch.columns().iter().any(|column| {
-        let data = column.to_data();
-        data.buffers().iter().any(shared) || data.nulls().is_some_and(|nulls| shared(nulls.buffer()))
-    });
-    if shares { copied(&batch) } else { batch }
 }
