@@ -411,7 +411,7 @@ impl JobCore {
             });
         }
         for (node, accounts) in metrics.nodes.iter_mut().zip(&running.accounts) {
-            node.state_bytes = accounts.iter().map(Account::held).sum();
+            node.state_bytes = accounts.iter().map(Account::held_in_all).sum();
             node.peak_state_bytes = accounts.iter().map(Account::peak).sum();
         }
         for (edge, (counters, ports)) in metrics.edges.iter_mut().zip(&running.edges) {

@@ -28,11 +28,13 @@ const WEIGHTS: f64 = 1_000_000.0;
 #[derive(Clone)]
 pub(super) struct Home {
     pub(super) memory: Account,
+    /// Where values that are kept count, with a floor of its own.
+    pub(super) reading: Account,
     pub(super) spill: SpillSpace,
     /// The argument alone.
     pub(super) schema: SchemaRef,
-    /// Bytes of the account that a group's values leave to the sort.
-    pub(super) spare_bytes: usize,
+    /// Bytes of values that are written and read together.
+    pub(super) piece_bytes: usize,
 }
 
 /// One group on its way through the rows of a lane.
@@ -163,18 +165,14 @@ impl Group {
         Ok(filter(values, &BooleanArray::new(mask, None))?)
     }
 
-    /// Pays for accumulators that hold on to what they are given, and leaves the sort its room. What is missing, if
-    /// that is not to be had.
+    /// Pays for accumulators that hold on to what they are given. What is missing, if that is not to be had.
     pub(super) fn settle(&mut self) -> Option<usize> {
         let needed = self.accumulators.iter().flatten().map(Accumulating::bytes).sum();
         if needed == 0 || self.given_up {
             return None;
         }
-        if needed > self.held.bytes() && !self.held.try_set(needed) {
-            return Some(needed - self.held.bytes());
-        }
-        let room = self.home.memory.room();
-        (room < self.home.spare_bytes).then(|| self.home.spare_bytes - room)
+        let refused = needed > self.held.bytes() && !self.held.try_set(needed);
+        refused.then(|| needed - self.held.bytes())
     }
 
     /// Lets go of results that are too large. The rest of the group is only measured.
@@ -191,7 +189,7 @@ impl Group {
         let growing = self.accumulators.iter().flatten().filter(|one| one.growth.is_some());
         // What was given and what is made of it, each once more on its way on.
         let needed = growing.map(|one| 4 * one.given.max(one.measured)).sum::<usize>();
-        let (memory, needed) = (&self.home.memory, needed + self.home.spare_bytes);
+        let memory = &self.home.memory;
         let available = memory.most();
         // The copies of the value are counted. A plan leaves half of a limit to float, and its floors grow with it.
         let floors = memory.pool().limit().saturating_sub(available);
@@ -269,11 +267,13 @@ impl Values {
             self.here = Some(piece);
             return Ok(());
         }
-        let create = || SpillingVec::new(&home.memory, &home.spill, SchemaRef::clone(&home.schema));
+        let create = || {
+            SpillingVec::new(&home.reading, &home.spill, SchemaRef::clone(&home.schema))
+                .with_piece_bytes(home.piece_bytes)
+        };
         let elsewhere = self.elsewhere.get_or_insert_with(create);
         if !piece.is_empty() {
             elsewhere.push(RecordBatch::try_new(SchemaRef::clone(&home.schema), vec![piece])?)?;
-            while home.memory.room() < home.spare_bytes && elsewhere.spill(home.spare_bytes)? > 0 {}
         }
         Ok(())
     }

@@ -50,9 +50,6 @@ pub(super) struct Reader {
     /// The keys of the row before.
     last_key: Vec<ArrayRef>,
     output: Output,
-    /// Memory for reading a group's values back, given back while they are read.
-    read_ahead: Reservation,
-    read_bytes: usize,
     /// Bytes that the group is short of.
     short: Option<usize>,
     /// How often they were asked for.
@@ -84,7 +81,6 @@ impl Reader {
         sorter: ExternalSorter,
         schema: SchemaRef,
         (most_rows, most_bytes): (usize, usize),
-        read_ahead: Reservation,
     ) -> Self {
         let keys = aggregate.key_types().len();
         let functions = layout.lanes[lane].functions.len();
@@ -114,8 +110,6 @@ impl Reader {
             picking: None,
             last_key: Vec::new(),
             output,
-            read_bytes: read_ahead.bytes(),
-            read_ahead,
             short: None,
             attempts: 0,
             ended: false,
@@ -163,7 +157,7 @@ impl Reader {
     /// Finds room for what a group holds: from its values and the sort, then from other tasks.
     fn make_room(&mut self) -> Result<LaneStep> {
         let Some(missing) = self.short else { return Ok(LaneStep::Pause) };
-        if self.spill(missing.max(self.home.spare_bytes))? == 0 {
+        if self.spill(missing.max(self.home.piece_bytes))? == 0 {
             let Some(group) = &mut self.group else {
                 self.short = None;
                 return Ok(LaneStep::Pause);
@@ -240,11 +234,7 @@ impl Reader {
         let Some(group) = self.group.take() else { return Ok(()) };
         let data_type = self.lane().schema.field(self.keys).data_type().clone();
         let picking = self.picking.insert(group.end(&self.layout.lanes[self.lane], &data_type)?);
-        if picking.reads() {
-            self.read_ahead.shrink(usize::MAX);
-            return Ok(());
-        }
-        self.picked()
+        if picking.reads() { Ok(()) } else { self.picked() }
     }
 
     /// Takes the results of a group whose values were picked.
@@ -253,12 +243,6 @@ impl Reader {
         let results = picking.results(self.lane())?;
         let held = picking.take_held();
         drop(picking);
-        // Others may have taken what was given back; with all of the sorter's rows on disk it is within the floor.
-        while !self.read_ahead.try_set(self.read_bytes) {
-            if self.sorter.spill(self.read_bytes)? == 0 {
-                self.read_ahead.set(self.read_bytes);
-            }
-        }
         self.output.add(results, held)
     }
 

@@ -3,7 +3,7 @@
 //! Batches gather in chunks, which are sorted by themselves. When memory is short, the oldest chunks are merged
 //! into a run on disk, about 4 MiB at a time; runs stay in the order of their rows' arrival, and only neighbours
 //! are merged, which keeps equal keys in that order. At the end runs are merged, as many at once as the memory
-//! has room for, in as many passes as that takes.
+//! has room for, in as many passes as that takes. What a merge will ever need is reserved before it begins.
 //!
 //! With a `fetch`, rows that cannot be among the first are left out as soon as that is known: a few are kept in
 //! memory alone, and many make each run no longer than that.
@@ -110,6 +110,9 @@ impl ExternalSorter {
     /// A sorter whose batches count in `account` and whose output has at most `batch_rows` rows a batch and
     /// about `batch_bytes` bytes.
     ///
+    /// It relies on the account's whole floor: where others count there too, it needs a
+    /// [part](Account::part) of [`ExternalSorter::min_memory`] for itself.
+    ///
     /// # Errors
     ///
     /// If a column is not there or has a type that cannot be compared.
@@ -182,7 +185,7 @@ impl ExternalSorter {
         Ok(())
     }
 
-    /// The next batch in order; the first call ends the input.
+    /// The next batch in order; the first call ends the input. The sorter pays for the batch until the next call.
     ///
     /// # Errors
     ///
@@ -198,7 +201,7 @@ impl ExternalSorter {
                 Phase::Filling if self.runs.is_empty() && self.writing.is_none() => {
                     self.close_chunk()?;
                     let sources = self.take_buffered();
-                    self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
+                    self.phase = Phase::Output(Merge::new(sources, self.account.reservation()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
@@ -217,25 +220,13 @@ impl ExternalSorter {
                 Phase::Pass { done, merge: Some((merge, run)) } => return self.go_on(done, merge, run),
                 Phase::Pass { done, merge: None } => self.next_group(done)?,
                 Phase::Output(mut merge) => {
-                    if !merge.reserve_heads() || self.account.room() < self.spare_bytes() {
+                    if !merge.is_paid(self.spare_bytes()) {
                         self.phase = Phase::Output(merge);
-                        if self.spill(self.piece_bytes)? > 0 {
-                            return Ok(Next::Blocked(pause(&self.space)));
-                        }
-                        match std::mem::replace(&mut self.phase, Phase::End) {
-                            Phase::Output(same) => merge = same,
-                            // Rows that were picked already go first.
-                            other => {
-                                self.phase = other;
-                                continue;
-                            }
-                        }
+                        self.make_room()?;
+                        return Ok(Next::Blocked(pause(&self.space)));
                     }
                     let next = match merge.next(&self.keys, self.output.at_most(self.left))? {
-                        MergeStep::Batch(Merged { batch, .. }) => {
-                            self.account.claim(&batch);
-                            self.give_out(batch)
-                        }
+                        MergeStep::Batch(Merged { batch, .. }) => self.give_out(batch),
                         MergeStep::Blocked(ticket) => Next::Blocked(ticket),
                         MergeStep::End => return Ok(Next::End),
                     };
@@ -262,6 +253,21 @@ impl ExternalSorter {
         2 * self.output.bytes
     }
 
+    /// Finds room for an output under way: rows in memory go to disk, and where none are left, fewer runs are
+    /// to be read at once.
+    fn make_room(&mut self) -> Result<()> {
+        let freed = self.spill(self.piece_bytes)?;
+        self.phase = match std::mem::replace(&mut self.phase, Phase::End) {
+            Phase::Output(merge) if freed == 0 && !merge.holds_memory() => {
+                self.runs = merge.into_runs()?;
+                self.file = None;
+                Phase::Pass { done: VecDeque::new(), merge: None }
+            }
+            phase => phase,
+        };
+        Ok(())
+    }
+
     /// Number of times that all rows were merged before the output began.
     pub fn passes(&self) -> usize {
         self.passes
@@ -283,10 +289,7 @@ impl ExternalSorter {
                     merge.put_run(at, run);
                 }
                 self.phase = match picked {
-                    Some(Merged { batch, .. }) => {
-                        self.account.claim(&batch);
-                        Phase::OutputAfter(batch, merge)
-                    }
+                    Some(Merged { batch, .. }) => Phase::OutputAfter(batch, merge),
                     None => Phase::Output(merge),
                 };
                 Ok(held.saturating_sub(self.account.held()))
@@ -334,7 +337,7 @@ impl ExternalSorter {
     }
 
     fn write_run(&mut self, sources: Vec<Source>) -> Result<Run> {
-        let mut merge = Merge::new(&self.account, sources, 0);
+        let mut merge = Merge::new(sources, self.account.reservation());
         let mut run = NewRun::default();
         // Sources in memory never block.
         while self.wants_more(&run)
@@ -403,32 +406,35 @@ impl ExternalSorter {
             self.runs = done;
             return Ok(());
         }
-        let budget = self.account.floor().saturating_sub(self.account.held()).max(self.account.room());
         let largest = self.runs.iter().map(|run| run.cost_bytes).max().unwrap_or(0);
-        // Frames read to their end, and the output twice: as it is made, and as it is held by who was given it.
-        let beside =
-            (MAX_RETIRED + 1) * largest / 2 + 2 * if done.is_empty() { self.output.bytes } else { self.frame.bytes };
-        let (mut fits, mut needed) = (0, beside);
-        for run in &self.runs {
-            needed += run.cost_bytes;
-            if needed > budget {
-                break;
-            }
+        let made = if done.is_empty() { self.output.bytes } else { self.frame.bytes };
+        // Frames read to their end, and the output twice: as it is made, and as it is held by who was given it. One row
+        // may be larger than any bound.
+        let beside = (MAX_RETIRED + 1) * largest / 2 + 2 * made.max(largest / 2);
+        let two = self.runs.iter().take(2).map(|run| run.cost_bytes).sum::<usize>();
+        let mut paid = super::reserve_needed(&self.account, beside + two)?;
+        // Nobody can ask for it back: others are left half of what floats.
+        let mut most = self.account.room().saturating_sub(self.account.pool().available() / 2);
+        let mut fits = self.runs.len().min(2);
+        while let Some(run) = self.runs.get(fits)
+            && run.cost_bytes <= most
+            && paid.try_grow(run.cost_bytes)
+        {
+            most -= run.cost_bytes;
             fits += 1;
         }
-        let all = fits >= self.runs.len() || self.runs.len() <= 2;
-        let group = if all { self.runs.len() } else { fits.max(2) };
-        if group == 1 && !done.is_empty() {
+        let all = fits == self.runs.len();
+        if fits == 1 && !done.is_empty() {
             done.extend(self.runs.drain(..));
             self.phase = Phase::Pass { done, merge: None };
             return Ok(());
         }
-        let account = &self.account;
-        let sources = self.runs.drain(..group).map(|run| {
-            let held = super::reserve_needed(account, run.cost_bytes)?;
-            Ok(Source::Disk(DiskSource::new(run, held)))
+        let sources = self.runs.drain(..fits).map(|run| {
+            let held = paid.split(run.cost_bytes);
+            Source::Disk(DiskSource::new(run, held))
         });
-        let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?, beside);
+        let sources = sources.collect();
+        let merge = Merge::new(sources, paid);
         self.phase = if all && done.is_empty() {
             Phase::Output(merge)
         } else {
