@@ -367,6 +367,7 @@ impl SortedInstance {
             reading: self.reading.clone(),
             spill: self.context.spill.clone(),
             schema: Arc::new(self.spec.layout.lanes[lane].schema.project(&[keys])?),
+            rows: Arc::clone(&self.spec.layout.lanes[lane].schema),
             piece_bytes: frame_bytes(self.context.batch_bytes),
         };
         let most = (self.context.batch_rows.max(1), self.context.batch_bytes);

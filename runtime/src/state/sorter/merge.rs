@@ -70,6 +70,8 @@ pub(super) enum MergeStep {
 pub(super) struct Merge {
     /// For what is read to its end, and for the output.
     beside: Reservation,
+    /// Whether frames are read before they are needed.
+    reads_ahead: bool,
     picker: Picker,
     /// The rest of each source that is on disk.
     disks: Vec<Option<DiskSource>>,
@@ -81,7 +83,14 @@ pub(super) struct Merge {
 impl Merge {
     /// A merge of `sources`, whose output `beside` pays for.
     pub(super) fn new(sources: Vec<Source>, beside: Reservation) -> Self {
-        let mut merge = Self { beside, picker: Picker::default(), disks: Vec::new(), missing: Vec::new(), retired: 0 };
+        let mut merge = Self {
+            beside,
+            reads_ahead: true,
+            picker: Picker::default(),
+            disks: Vec::new(),
+            missing: Vec::new(),
+            retired: 0,
+        };
         let mut chunks = Vec::new();
         for source in sources {
             let (chunk, disk) = match source {
@@ -93,6 +102,11 @@ impl Merge {
         }
         merge.restart(chunks);
         merge
+    }
+
+    /// Whether it may take what floats to read frames before they are needed.
+    pub(super) fn reading_ahead(self, reads_ahead: bool) -> Self {
+        Self { reads_ahead, ..self }
     }
 
     /// Goes on with sources that were changed; nothing may be picked.
@@ -175,7 +189,8 @@ impl Merge {
             let account = held.account();
             let chunk = Chunk::sorted(batch, keys, account)?;
             // With room to spare, the frame after it is read while this one is merged.
-            if let Some(&frame) = run.frames.front()
+            if self.reads_ahead
+                && let Some(&frame) = run.frames.front()
                 && let Some(reservation) = account.try_reserve(run.cost_bytes)
             {
                 *ahead = Some(reservation);
@@ -197,7 +212,7 @@ impl Merge {
 
     /// Rows that were picked for a batch that is not full yet.
     pub(super) fn take_picked(&mut self) -> Result<Option<Merged>> {
-        if self.picker.picked_rows() == 0 { Ok(None) } else { self.flush().map(Some) }
+        if self.is_picking() { self.flush().map(Some) } else { Ok(None) }
     }
 
     /// Takes neighbouring chunks out of memory, of up to `bytes` together, for someone to write them as one
@@ -231,6 +246,11 @@ impl Merge {
                 .iter_mut()
                 .flatten()
                 .all(|disk| disk.held.bytes() > 0 || disk.held.try_grow(disk.run.cost_bytes))
+    }
+
+    /// Whether rows are picked for a batch that is not full yet.
+    pub(super) fn is_picking(&self) -> bool {
+        self.picker.picked_rows() > 0
     }
 
     /// Whether rows of it are in memory that could go to disk.

@@ -33,7 +33,7 @@ use self::picker::{Bounds, Merged};
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, pause};
 use crate::batch::batch_bytes;
 use crate::error::Result;
-use crate::memory::Account;
+use crate::memory::{Account, Reservation};
 use crate::spill::SpillSpace;
 
 /// Most rows that are kept in memory because they may be among the first: more are sorted as if all were wanted,
@@ -77,9 +77,13 @@ pub struct ExternalSorter {
     runs: VecDeque<Run>,
     /// The oldest chunks on their way to the disk as one run, while the input goes on.
     writing: Option<(Merge, NewRun)>,
+    /// Merges keep to the floor: what one took beyond it was asked for.
+    keeps_to_floor: bool,
     /// Where runs of the pass under way go.
     file: Option<RunFile>,
     phase: Phase,
+    /// For a batch whose merge is gone.
+    given: Reservation,
     passes: usize,
 }
 
@@ -95,7 +99,7 @@ enum Phase {
     },
     Output(Merge),
     /// A batch that had to be completed before the merge under it could be changed.
-    OutputAfter(RecordBatch, Merge),
+    After(RecordBatch, Box<Phase>),
     End,
 }
 
@@ -145,8 +149,10 @@ impl ExternalSorter {
             left: usize::MAX,
             runs: VecDeque::new(),
             writing: None,
+            keeps_to_floor: false,
             file: None,
             phase: Phase::Filling,
+            given: account.reservation(),
             passes: 0,
         })
     }
@@ -193,6 +199,9 @@ impl ExternalSorter {
     /// be held side by side.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Next> {
+        if !matches!(self.phase, Phase::After(..)) {
+            self.given.shrink(usize::MAX);
+        }
         loop {
             if self.left == 0 {
                 self.phase = Phase::End;
@@ -233,8 +242,8 @@ impl ExternalSorter {
                     self.phase = Phase::Output(merge);
                     return Ok(next);
                 }
-                Phase::OutputAfter(batch, merge) => {
-                    self.phase = Phase::Output(merge);
+                Phase::After(batch, then) => {
+                    self.phase = *then;
                     return Ok(self.give_out(batch));
                 }
                 Phase::End => return Ok(Next::End),
@@ -280,31 +289,67 @@ impl ExternalSorter {
     /// What writing to disk says.
     pub fn spill(&mut self, bytes: usize) -> Result<usize> {
         let bytes = bytes.min(PIECE_BYTES);
+        let held = self.account.held();
         match std::mem::replace(&mut self.phase, Phase::End) {
-            Phase::Output(mut merge) => {
-                let held = self.account.held();
+            Phase::Output(mut merge) if merge.holds_memory() => {
                 let picked = merge.take_picked()?;
                 if let Some((at, sources)) = merge.take_memory(bytes) {
                     let run = self.write_run(sources)?;
                     merge.put_run(at, run);
                 }
-                self.phase = match picked {
-                    Some(Merged { batch, .. }) => Phase::OutputAfter(batch, merge),
-                    None => Phase::Output(merge),
-                };
-                Ok(held.saturating_sub(self.account.held()))
+                self.after(picked, Phase::Output(merge));
+            }
+            Phase::Output(mut merge) if self.gives_way() => {
+                self.keeps_to_floor = true;
+                let picked = merge.take_picked()?;
+                self.runs = merge.into_runs()?;
+                self.after(picked, Phase::Pass { done: VecDeque::new(), merge: None });
+            }
+            Phase::Pass { done, merge: Some((mut merge, mut run)) } if self.gives_way() => {
+                self.keeps_to_floor = true;
+                if let Some(picked) = merge.take_picked()? {
+                    self.append(&mut run, &picked)?;
+                }
+                // What is merged comes before the rest.
+                let merged = (!run.frames.is_empty()).then(|| self.finished(run));
+                let later = std::mem::take(&mut self.runs);
+                self.runs.extend(merged.into_iter().chain(merge.into_runs()?).chain(later));
+                self.phase = Phase::Pass { done, merge: None };
+            }
+            Phase::After(batch, then) => {
+                self.phase = *then;
+                let freed = self.spill(bytes)?;
+                let then = std::mem::replace(&mut self.phase, Phase::End);
+                self.phase = Phase::After(batch, Box::new(then));
+                return Ok(freed);
             }
             phase => {
                 self.phase = phase;
-                if self.writing.is_some() {
-                    // Memory is given back at the end of the run, which comes closer.
-                    let held = self.account.held();
-                    let written = self.go_on_writing(bytes)?;
-                    return Ok(held.saturating_sub(self.account.held()).max(written));
+                if self.writing.is_none() {
+                    return self.write_oldest(bytes);
                 }
-                self.write_oldest(bytes)
+                // Memory is given back at the end of the run, which comes closer.
+                let written = self.go_on_writing(bytes)?;
+                return Ok(held.saturating_sub(self.account.held()).max(written));
             }
         }
+        Ok(held.saturating_sub(self.account.held()))
+    }
+
+    /// Whether a merge has begun that could do with less. It is begun anew once at the most, so that it gets on.
+    fn gives_way(&self) -> bool {
+        !self.keeps_to_floor && self.account.excess() > 0
+    }
+
+    /// Goes on with `phase` once `picked` has been given out.
+    fn after(&mut self, picked: Option<Merged>, phase: Phase) {
+        self.phase = match picked {
+            Some(Merged { batch, .. }) => {
+                self.given.set(batch_bytes(&batch));
+                Phase::After(batch, Box::new(phase))
+            }
+            None => phase,
+        };
     }
 
     /// Writes the oldest batches in memory, of up to `bytes`, as one run.
@@ -413,8 +458,10 @@ impl ExternalSorter {
         let beside = (MAX_RETIRED + 1) * largest / 2 + 2 * made.max(largest / 2);
         let two = self.runs.iter().take(2).map(|run| run.cost_bytes).sum::<usize>();
         let mut paid = super::reserve_needed(&self.account, beside + two)?;
-        // Nobody can ask for it back: others are left half of what floats.
-        let mut most = self.account.room().saturating_sub(self.account.pool().available() / 2);
+        let mut most = self.account.floor().saturating_sub(self.account.held());
+        if !self.keeps_to_floor {
+            most += self.account.pool().available();
+        }
         let mut fits = self.runs.len().min(2);
         while let Some(run) = self.runs.get(fits)
             && run.cost_bytes <= most
@@ -434,7 +481,7 @@ impl ExternalSorter {
             Source::Disk(DiskSource::new(run, held))
         });
         let sources = sources.collect();
-        let merge = Merge::new(sources, paid);
+        let merge = Merge::new(sources, paid).reading_ahead(!self.keeps_to_floor);
         self.phase = if all && done.is_empty() {
             Phase::Output(merge)
         } else {
