@@ -30,6 +30,10 @@ impl ExternalSorter {
         let batch = unshared(batch);
         let keys = Encoded::of(&batch, &self.keys)?;
         let bytes = kept_bytes(&batch);
+        // What it grows by depends on which chunk takes it.
+        if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
+            self.close_chunk()?;
+        }
         let mut needed;
         let mut paid = loop {
             needed = bytes + self.open.growth_bytes(&keys);
@@ -46,9 +50,6 @@ impl ExternalSorter {
         match &mut paid {
             Some(paid) => {
                 self.account.claim_from(&batch, paid);
-                if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
-                    self.close_chunk()?;
-                }
                 self.open.push(batch, keys, std::mem::replace(paid, self.account.reservation()));
             }
             // A row that is larger than the floor counts where it did until it is written, which is at once.
