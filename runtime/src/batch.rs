@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, MutableArrayData, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, make_array};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use arrow::record_batch::RecordBatch;
 
@@ -47,6 +47,24 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
         &arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
     )
     .expect("columns keep their types and lengths when they are copied")
+}
+
+/// Whether two batches hold a buffer in common.
+pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
+    fn collect(data: &ArrayData, into: &mut Vec<usize>) {
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        // Buffers without bytes are all at the same place.
+        let buffers = data.buffers().iter().chain(nulls).filter(|buffer| buffer.capacity() > 0);
+        into.extend(buffers.map(|buffer| buffer.data_ptr().as_ptr() as usize));
+        data.child_data().iter().for_each(|child| collect(child, into));
+    }
+    let buffers = |batch: &RecordBatch| {
+        let mut found = Vec::new();
+        batch.columns().iter().for_each(|column| collect(&column.to_data(), &mut found));
+        found
+    };
+    let (one, other) = (buffers(one), buffers(other));
+    one.iter().any(|buffer| other.contains(buffer))
 }
 
 /// A copy of `array` that shares no buffer with it.
@@ -99,6 +117,18 @@ mod tests {
         let small = compact(row.clone());
         assert_eq!(small, row);
         assert!(small.get_array_memory_size() < 4096, "{}", small.get_array_memory_size());
+    }
+
+    #[test]
+    fn slices_share_buffers_and_copies_do_not() {
+        let whole =
+            batch([Arc::new(Int64Array::from_iter_values(0..100)), Arc::new(StringArray::from(vec!["a"; 100]))]);
+        assert!(share_buffers(&whole, &whole.slice(90, 10)));
+        assert!(share_buffers(&whole.slice(0, 10), &whole.slice(90, 10)));
+        assert!(!share_buffers(&whole, &copied(&whole)));
+        let one = whole.project(&[1]).expect("a column");
+        assert!(!share_buffers(&whole.project(&[0]).expect("a column"), &one));
+        assert!(share_buffers(&whole, &one));
     }
 
     #[test]

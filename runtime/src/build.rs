@@ -113,7 +113,7 @@ impl Builder<'_> {
     fn make_accounts(&mut self) {
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let name = self.plan.stage_name(index);
-            let floor = self.plan.hands_floor();
+            let floor = self.plan.hands_floor(stage);
             let accounts = (0..stage.partitions)
                 .map(|p| self.workers[self.plan.arbiter(p).0].admission.account(format!("{name} [{p}]"), floor))
                 .collect();

@@ -89,13 +89,15 @@ impl Plan {
         stage.inputs.iter().map(|&edge| self.edges[edge].lanes_per_receiver()).sum::<usize>() * self.port_bytes
     }
 
-    /// Bytes of the batches in a task's hands.
-    pub(crate) fn hands_floor(&self) -> usize {
-        STEP_BATCHES * self.batch_bytes
+    /// Bytes of the batches in a task's hands: each edge that a batch goes to beside the first takes a copy.
+    pub(crate) fn hands_floor(&self, stage: &Stage) -> usize {
+        let edges = |output| stage.outputs.iter().filter(|&&edge| self.edges[edge].output == output).count();
+        let most = stage.outputs.iter().map(|&edge| edges(self.edges[edge].output)).max().unwrap_or(0);
+        (STEP_BATCHES + most.saturating_sub(1)) * self.batch_bytes
     }
 
     fn task_floor(&self, stage: &Stage) -> usize {
-        self.ports_floor(stage) + self.hands_floor()
+        self.ports_floor(stage) + self.hands_floor(stage)
     }
 
     /// Bytes of each worker's workspace for spill frames.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::batch::{compact, copied};
+use crate::batch::{compact, copied, share_buffers};
 use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
@@ -127,13 +127,16 @@ impl Outputs {
     fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
         let several = self.edges.iter().filter(|edge| edge.output == output).count() > 1;
+        let mut first = true;
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
+            // A buffer counts with whoever claimed it last. Were it in the queues of several edges, a receiver that is
+            // done with it would go on to pay for it until the slowest has taken it out: beyond its floor, and the more
+            // the longer the other queues are. Nor must what the caller keeps be what the job goes on to count.
+            let own = several && (edge.to_caller || !std::mem::take(&mut first));
             for piece in pieces(batch, self.batch_bytes) {
                 let (forward, pending) = (edge.forward, &mut self.pending);
-                // What the caller keeps must not be what the job goes on to count.
-                let own = several && edge.to_caller;
                 edge.router.route(piece, |target, part| {
-                    let part = if own { copied(&part) } else { compact(part) };
+                    let part = if own && share_buffers(&part, batch) { copied(&part) } else { compact(part) };
                     account.claim_from(&part, estimate);
                     let sender = if forward { 0 } else { target };
                     pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin) });
@@ -283,5 +286,62 @@ impl SinkTail {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::graph::Exchange;
+    use crate::mailbox::{Port, PortConfig, Received};
+    use crate::memory::{Account, MemoryPool};
+    use crate::spill::SpillSpace;
+    use crate::testing::{number_schema, numbers};
+
+    fn port(pool: &MemoryPool, hands: &Account) -> Arc<Port> {
+        Port::new(PortConfig {
+            senders: 1,
+            ordered: false,
+            hazardous: false,
+            capacity: 1 << 20,
+            schema: number_schema(),
+            accounts: vec![pool.account("lane")],
+            hands: Some(hands.clone()),
+            spill: SpillSpace::temporary(),
+            receiver: Waker::noop().clone(),
+            counters: Arc::default(),
+        })
+    }
+
+    #[test]
+    fn a_receiver_does_not_pay_for_what_waits_at_another() {
+        let pool = MemoryPool::new(1 << 20);
+        let hands: Vec<Account> = (0..3).map(|n| pool.account(format!("hands {n}"))).collect();
+        let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
+        let edges = ports.iter().enumerate().map(|(edge, port)| OutputEdge {
+            edge,
+            output: 0,
+            ordered: false,
+            to_caller: false,
+            router: Router::new(&Exchange::Forward, &number_schema(), 0, 1).expect("a router"),
+            senders: vec![(0, port.sender(0, Waker::noop().clone()))],
+            forward: true,
+        });
+        let mut outputs = Outputs::new(edges.collect(), 1 << 16);
+        for _ in 0..10 {
+            outputs.push(0, &numbers(0..1000), 0, &mut pool.account("sender").reservation()).expect("pushed");
+        }
+        assert!(outputs.flush().expect("no error").is_none());
+        for (port, hands) in ports.iter().zip(&hands).take(2) {
+            let mut receiver = port.receiver();
+            for _ in 0..10 {
+                let Ok(Received::Batch(batch, _)) = receiver.receive() else { panic!("a batch waits") };
+                assert_eq!(batch, numbers(0..1000));
+            }
+            assert_eq!(hands.held(), 0);
+        }
+        assert!(pool.charged() >= 10 * 8000, "what waits at the third is charged");
     }
 }
