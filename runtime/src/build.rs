@@ -230,15 +230,14 @@ impl Builder<'_> {
                 NodeKind::Result => Ok(()),
             }));
             let at = || Place { node: plan.nodes[node].name.to_string(), partition, split: None };
-            match made {
-                Ok(Ok(())) => {}
-                Ok(Err(cause)) => {
-                    return Err(ExecutionError::Operator { at: at(), cause: Arc::new(cause) });
-                }
-                Err(panic) => {
-                    return Err(ExecutionError::Panic { at: at(), message: panic_message(&*panic) });
-                }
-            }
+            let error = match made {
+                Ok(Ok(())) => continue,
+                Ok(Err(cause)) => ExecutionError::Operator { at: at(), cause: Arc::new(cause) },
+                Err(panic) => ExecutionError::Panic { at: at(), message: panic_message(&*panic) },
+            };
+            // Before the instances made so far are dropped: one that panics as it is must not hide the first error.
+            self.core.fail(error.clone());
+            return Err(error);
         }
         let tail = match tail {
             Some(tail) => tail,
