@@ -143,9 +143,10 @@ impl Builder<'_> {
                     .collect(),
                 None => {
                     // Given back on its own: the caller may read long after the tasks have ended.
-                    let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes);
+                    let workspace = self.plan.result_workspace_floor(edge);
+                    let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes + workspace);
                     let caller = self.core.caller_wake(edge.to);
-                    let space = self.spaces[0].beside(admission.account("spooled results", 0));
+                    let space = self.spaces[0].beside(admission.account("spooled results", workspace));
                     let waker = Waker::from(Arc::clone(&caller));
                     let port = self.port(index, edge, lanes(&admission, 0), None, space, waker);
                     let mut receiver = port.receiver();

@@ -7,7 +7,7 @@
 use crate::config::ClusterConfig;
 use crate::error::PlanError;
 use crate::graph::{Exchange, NodeKind};
-use crate::plan::{Plan, Stage};
+use crate::plan::{Edge, Plan, Stage};
 
 const SMALLEST_BATCH_BYTES: usize = 64 << 10;
 const LARGEST_BATCH_BYTES: usize = 1 << 20;
@@ -79,7 +79,7 @@ fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
     }
     // Results wait for the caller on the first worker.
     let results = plan.edges.iter().filter(|e| e.to_stage.is_none());
-    floors[0] += results.map(|e| e.lanes_per_receiver() * port_bytes).sum::<usize>();
+    floors[0] += results.map(|e| e.lanes_per_receiver() * port_bytes + plan.result_workspace_floor(e)).sum::<usize>();
     plan.floors = floors;
 }
 
@@ -103,6 +103,11 @@ impl Plan {
     /// Bytes of each worker's workspace for spill frames.
     pub(crate) fn workspace_floor(&self) -> usize {
         (WORKSPACE_BATCHES + 3 * self.threads_per_worker) * self.batch_bytes
+    }
+
+    /// Bytes of the workspace for spill frames of a result that spools.
+    pub(crate) fn result_workspace_floor(&self, edge: &Edge) -> usize {
+        if edge.hazardous { WORKSPACE_BATCHES * self.batch_bytes } else { 0 }
     }
 
     /// Bytes of the accounts of a stage's operators, source and sink at one partition.
