@@ -41,7 +41,7 @@ pub(super) fn fit(
         let mut batch_bytes = LARGEST_BATCH_BYTES;
         while batch_bytes >= SMALLEST_BATCH_BYTES {
             for lane_batches in LANE_BATCHES {
-                set(&mut plan, batch_bytes, (lane_batches * batch_bytes).max(smallest_port_bytes(batch_bytes)));
+                set_sizes(&mut plan, batch_bytes, lane_batches);
                 let floor = plan.floors.iter().copied().max().unwrap_or(0);
                 let mailboxes = mailbox_bytes(&plan);
                 // Half of the limit is left to float, but for the smallest batches.
@@ -65,6 +65,11 @@ pub(super) fn fit(
 /// A batch may pin twice its bytes, and a little for what holds it.
 fn smallest_port_bytes(batch_bytes: usize) -> usize {
     2 * batch_bytes + 8192
+}
+
+/// Sets batches of `batch_bytes`, and lanes that hold so many of them.
+pub(super) fn set_sizes(plan: &mut Plan, batch_bytes: usize, lane_batches: usize) {
+    set(plan, batch_bytes, (lane_batches * batch_bytes).max(smallest_port_bytes(batch_bytes)));
 }
 
 fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
