@@ -351,7 +351,6 @@ impl Builder<'_> {
                 edge: index,
                 output: edge.output,
                 ordered: edge.ordered,
-                to_caller: edge.to_stage.is_none(),
                 router: Router::new(&edge.exchange, &edge.schema, partition, edge.receivers)?,
                 senders,
                 forward,

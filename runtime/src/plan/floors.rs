@@ -94,10 +94,10 @@ impl Plan {
         stage.inputs.iter().map(|&edge| self.edges[edge].lanes_per_receiver()).sum::<usize>() * self.port_bytes
     }
 
-    /// Bytes of the batches in a task's hands: each edge that a batch goes to beside the first takes a copy.
+    /// Bytes of the batches in a task's hands: each exchange by hash beside the first makes rows of its own of a batch.
     pub(crate) fn hands_floor(&self, stage: &Stage) -> usize {
-        let edges = |output| stage.outputs.iter().filter(|&&edge| self.edges[edge].output == output).count();
-        let most = stage.outputs.iter().map(|&edge| edges(self.edges[edge].output)).max().unwrap_or(0);
+        let hashes = |&&edge: &&usize| matches!(self.edges[edge].exchange, Exchange::Hash(_));
+        let most = stage.outputs.iter().filter(hashes).count();
         (STEP_BATCHES + most.saturating_sub(1)) * self.batch_bytes
     }
 
