@@ -5,3 +5,4 @@
 
 mod operators;
 mod pipelines;
+mod random_graphs;

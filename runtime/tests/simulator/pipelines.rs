@@ -147,7 +147,7 @@ fn a_group_by_with_many_groups() {
 fn rows_held_until_all_have_come() {
     let report = simulate(|| {
         let mut graph = Graph::new();
-        let source = wide(&mut graph, "numbers", 3_000);
+        let source = wide(&mut graph, "numbers", 2_000);
         let held = graph.operator("hold", Hold, source.hash(["n"]));
         graph.result("all", held);
         graph
@@ -195,6 +195,32 @@ fn several_sinks_and_results() {
     })
     .seeds(SEEDS)
     .check(|_| ());
+    told(&report);
+}
+
+/// Every batch to every partition, of which some are slower than others, and a merge behind them.
+#[test]
+fn a_broadcast_whose_copies_are_merged() {
+    let report = simulate(|| {
+        let mut graph = Graph::new();
+        // Splits of several batches, so that batches are as large as they may be.
+        let source = graph.source("numbers", NumbersSource::new(600).split_rows(600).row_bytes(1024));
+        let copies = graph.map("copies", source.broadcast(), Ok);
+        graph.set_partitions(copies, Partitions::Fixed(3));
+        let sorted = graph.operator("sort", Sort, copies);
+        let merged = graph.operator("merge", Merge, sorted.lanes());
+        graph.result("all", merged);
+        let held = graph.operator("hold", Hold, source.broadcast());
+        graph.set_partitions(held, Partitions::Fixed(2));
+        graph.sink("count", CountingSink::new(), held);
+        graph
+    })
+    .seeds(SEEDS)
+    .check(|run| {
+        if let Some(rows) = run.result("all") {
+            assert_eq!(rows.num_rows(), 1_800);
+        }
+    });
     told(&report);
 }
 

@@ -225,7 +225,15 @@ impl SimulatedJob {
                 Waiting::Running => "its turn".into(),
                 Waiting::Ended => continue,
             };
-            lines.push(format!("    `{}` [{}] waits for {waits}", task.shared.name(), task.shared.partition));
+            let (stage, partition) = (task.shared.stage, task.shared.partition);
+            let held = self.core.with_running(|running| {
+                let accounts =
+                    plan.stages[stage].nodes.iter().filter_map(|&node| running.accounts[node].get(partition));
+                let held = accounts.map(|account| format!("{} (floor {})", account.held(), account.floor()));
+                held.collect::<Vec<_>>().join(", ")
+            });
+            let (name, held) = (task.shared.name(), held.unwrap_or_default());
+            lines.push(format!("    `{name}` [{partition}] waits for {waits}; its nodes hold {held} bytes"));
         }
         for reader in self.readers.iter().filter(|reader| !reader.is_over()) {
             lines.push(format!("    the caller waits for `{}`", plan.nodes[reader.node].name));

@@ -454,7 +454,8 @@ impl<'a> Simulator<'a> {
             }
             if self.setup.hazard_marks && job.core.has_deadlocks() {
                 let cycle = job.core.metrics().deadlocks.join("\n    ");
-                return Err(Violation::new(Rule::Watchdog, format!("the watchdog resolved: {cycle}")));
+                let detail = format!("the watchdog resolved: {cycle}\n{}", job.waits());
+                return Err(Violation::new(Rule::Watchdog, detail));
             }
         }
         Ok(())
