@@ -183,7 +183,8 @@ impl Violation {
 pub(super) struct Trace {
     /// How many are kept; `None` if none but the last.
     pub(super) keep: Option<usize>,
-    events: VecDeque<String>,
+    /// What happened, and how often in a row.
+    events: VecDeque<(String, usize)>,
     count: u64,
     /// Distinguishes runs that are not the same.
     pub(super) digest: u64,
@@ -202,10 +203,15 @@ impl Trace {
             .bytes()
             .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         self.digest = self.digest.rotate_left(5) ^ bytes;
-        if self.events.len() >= keep {
-            self.events.pop_front();
+        match self.events.back_mut() {
+            Some((last, times)) if *last == event => *times += 1,
+            _ => {
+                if self.events.len() >= keep {
+                    self.events.pop_front();
+                }
+                self.events.push_back((event, 1));
+            }
         }
-        self.events.push_back(event);
     }
 
     pub(super) fn events_seen(&self) -> u64 {
@@ -213,11 +219,12 @@ impl Trace {
     }
 
     pub(super) fn last(&self) -> &str {
-        self.events.back().map_or("", String::as_str)
+        self.events.back().map_or("", |(event, _)| event)
     }
 
     pub(super) fn into_events(self) -> Vec<String> {
-        self.events.into()
+        let told = |(event, times)| if times == 1 { event } else { format!("{event} ({times} times)") };
+        self.events.into_iter().map(told).collect()
     }
 }
 
