@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, make_array};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use arrow::record_batch::RecordBatch;
 
@@ -51,20 +52,31 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
 
 /// Whether two batches hold a buffer in common.
 pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
-    fn collect(data: &ArrayData, into: &mut Vec<usize>) {
-        let nulls = data.nulls().map(|nulls| nulls.buffer());
-        // Buffers without bytes are all at the same place.
-        let buffers = data.buffers().iter().chain(nulls).filter(|buffer| buffer.capacity() > 0);
-        into.extend(buffers.map(|buffer| buffer.data_ptr().as_ptr() as usize));
-        data.child_data().iter().for_each(|child| collect(child, into));
-    }
     let buffers = |batch: &RecordBatch| {
         let mut found = Vec::new();
-        batch.columns().iter().for_each(|column| collect(&column.to_data(), &mut found));
+        for_each_buffer(batch, &mut |buffer| found.push(buffer.data_ptr()));
         found
     };
     let (one, other) = (buffers(one), buffers(other));
     one.iter().any(|buffer| other.contains(buffer))
+}
+
+/// Whether anything but `batch` holds one of its buffers; also where a batch holds one twice.
+pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
+    let mut shared = false;
+    // Held by the array, and by the view of it at hand.
+    for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
+    shared
+}
+
+fn for_each_buffer(batch: &RecordBatch, each: &mut dyn FnMut(&Buffer)) {
+    fn visit(data: &ArrayData, each: &mut dyn FnMut(&Buffer)) {
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        // Buffers without bytes are all at the same place.
+        data.buffers().iter().chain(nulls).filter(|buffer| buffer.capacity() > 0).for_each(&mut *each);
+        data.child_data().iter().for_each(|child| visit(child, each));
+    }
+    batch.columns().iter().for_each(|column| visit(&column.to_data(), each));
 }
 
 /// A copy of `array` that shares no buffer with it.
@@ -129,6 +141,11 @@ mod tests {
         let one = whole.project(&[1]).expect("a column");
         assert!(!share_buffers(&whole.project(&[0]).expect("a column"), &one));
         assert!(share_buffers(&whole, &one));
+        assert!(is_shared(&one));
+        let copy = copied(&one);
+        assert!(!is_shared(&copy));
+        let _clone = copy.clone();
+        assert!(is_shared(&copy));
     }
 
     #[test]
