@@ -13,9 +13,9 @@ use crate::io::Ticket;
 
 /// What one holder holds of a worker's memory. Clones are the same account.
 #[derive(Clone)]
-pub struct Account(Arc<AccountInner>);
+pub struct Account(pub(super) Arc<AccountInner>);
 
-struct AccountInner {
+pub(super) struct AccountInner {
     pool: MemoryPool,
     name: String,
     floor: usize,
@@ -26,14 +26,23 @@ struct AccountInner {
 
 impl Account {
     pub(super) fn new(pool: &MemoryPool, name: String, floor: usize, admission: Option<Arc<Admission>>) -> Self {
-        Self(Arc::new(AccountInner {
+        let account = Self(Arc::new(AccountInner {
             pool: pool.clone(),
             name,
             floor,
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             admission,
-        }))
+        }));
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let accounts = &mut pool.0.state.lock().accounts;
+            if accounts.len() == accounts.capacity() {
+                accounts.retain(|account| account.strong_count() > 0);
+            }
+            accounts.push(Arc::downgrade(&account.0));
+        }
+        account
     }
 
     /// Who holds.

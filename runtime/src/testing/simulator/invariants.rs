@@ -261,7 +261,10 @@ pub(super) fn check_clean(simulator: &mut Simulator<'_>) -> Result<(), Violation
     simulator.drain_queues();
     for (worker, pool) in simulator.pools.iter().enumerate() {
         if pool.charged() > 0 {
-            let detail = format!("{} bytes of worker {worker} are still charged", pool.charged());
+            let mut detail = format!("{} bytes of worker {worker} are still charged", pool.charged());
+            for (name, held, _) in pool.accounts() {
+                detail += &format!("\n    `{name}` holds {held} bytes");
+            }
             return broken(Rule::Leak, detail);
         }
     }

@@ -65,7 +65,7 @@ const SCHEDULES: u64 = 3;
 /// ```
 pub fn simulate(graph: impl Fn() -> Graph + 'static) -> Simulation {
     let setup = Setup { graph: Box::new(graph), hazard_marks: true, any_rows: false, check: Box::new(|_| ()) };
-    Simulation { setup, seeds: 0..100, faults: true }
+    Simulation { setup, seeds: 0..100, faults: true, smallest_batch_bytes: 0 }
 }
 
 /// Runs of one graph, to be tried for many seeds. Made by [`simulate`].
@@ -73,6 +73,7 @@ pub struct Simulation {
     setup: Setup,
     seeds: Range<u64>,
     faults: bool,
+    smallest_batch_bytes: usize,
 }
 
 impl Simulation {
@@ -98,6 +99,13 @@ impl Simulation {
     pub fn without_hazard_marks(mut self) -> Self {
         self.setup.hazard_marks = false;
         self
+    }
+
+    /// Draws no batches smaller than this. A real plan's have 64 KiB at the least: a `min_memory` that counts on that has
+    /// no room for what an operator needs beside its batches where they are smaller.
+    #[must_use]
+    pub fn smallest_batch_bytes(self, smallest_batch_bytes: usize) -> Self {
+        Self { smallest_batch_bytes, ..self }
     }
 
     /// Lets nothing go wrong but schedules, sizes and paces.
@@ -129,7 +137,7 @@ impl Simulation {
         let mut references = References::default();
         let mut report = Report::default();
         if let Some((seed, simplified)) = replayed() {
-            let mut scenario = Scenario::of(seed, self.faults);
+            let mut scenario = self.scenario(seed);
             simplified.iter().for_each(|name| {
                 scenario.simplify(name);
             });
@@ -142,13 +150,18 @@ impl Simulation {
         let count = std::env::var("AQUEDUCT_SEEDS").ok().and_then(|count| count.parse::<u64>().ok());
         let seeds = count.map_or(self.seeds.clone(), |count| self.seeds.start..self.seeds.start.saturating_add(count));
         for seed in seeds {
-            let scenario = Scenario::of(seed, self.faults);
+            let scenario = self.scenario(seed);
             match self.try_one(&scenario, &mut references, &mut Trace::default()) {
                 Ok(facts) => report.add(&facts),
                 Err(violation) => return Err(self.shrink(seed, scenario, violation, &mut references)),
             }
         }
         Ok(report)
+    }
+
+    fn scenario(&self, seed: u64) -> Scenario {
+        let scenario = Scenario::of(seed, self.faults);
+        Scenario { batch_bytes: scenario.batch_bytes.max(self.smallest_batch_bytes), ..scenario }
     }
 
     fn try_one(

@@ -441,7 +441,11 @@ impl<'a> Simulator<'a> {
         for (worker, pool) in self.pools.iter().enumerate() {
             if pool.overruns() > 0 {
                 let (peak, limit) = (pool.peak(), pool.limit());
-                let detail = format!("worker {worker} was charged {peak} bytes of {limit}\n    {}", self.trace.last());
+                let mut detail =
+                    format!("worker {worker} was charged {peak} bytes of {limit}\n    {}", self.trace.last());
+                for (name, held, floor) in pool.accounts().iter().filter(|(_, held, floor)| held > floor) {
+                    detail += &format!("\n    `{name}` holds {held} bytes, its floor is {floor}");
+                }
                 return Err(Violation::new(Rule::Overrun, detail));
             }
         }
