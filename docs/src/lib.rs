@@ -9,6 +9,7 @@
 //! 7. [`how_a_graph_runs`]: plan, stages, tasks, ports, wake-ups, order, hazards
 //! 8. [`sql`]: queries, Parquet, the command line
 //! 9. [`bounds`]: what each operator holds, what it spills, its floor
+//! 10. [`simulator`]: testing an operator under every schedule, limit and fault that a seed can think of
 //!
 //! The chapters are the files beside this one, and can be read there as well.
 
@@ -30,6 +31,8 @@ pub mod how_a_graph_runs {}
 pub mod sql {}
 #[doc = include_str!("bounds.md")]
 pub mod bounds {}
+#[doc = include_str!("simulator.md")]
+pub mod simulator {}
 
 /// The program in the README compiles too.
 #[cfg(doctest)]

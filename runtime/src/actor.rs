@@ -43,6 +43,14 @@ impl StdWake for WakeFlag {
     }
 }
 
+impl WakeFlag {
+    /// Whether a wake-up is on its way. Where no actor listens, whoever steps the tasks looks here.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn is_scheduled(&self) -> bool {
+        self.scheduled.load(SeqCst)
+    }
+}
+
 /// The bound of an actix mailbox does not matter here: the flag lets one message in at a time.
 #[expect(clippy::disallowed_methods, reason = "this is the shell that the ban points to")]
 fn send(address: &Recipient<Wake>) {
@@ -79,6 +87,21 @@ impl TaskActor {
         let waker = Waker::from(Arc::clone(&flag));
         task.shared().set_woken(Arc::clone(&flag.scheduled));
         Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock }
+    }
+
+    /// Answers one wake-up: steps the task, and sees to it that what it waits for outside wakes it.
+    pub(crate) fn turn(&mut self) {
+        self.flag.scheduled.store(false, SeqCst);
+        if let Some(Wait::Outside(ticket)) = self.step()
+            && !ticket.register(&self.waker)
+        {
+            self.waker.wake_by_ref();
+        }
+    }
+
+    /// Whether its task is gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_none()
     }
 
     fn step(&mut self) -> Option<Wait> {
@@ -147,13 +170,8 @@ impl Handler<Wake> for TaskActor {
     type Result = ();
 
     fn handle(&mut self, _: Wake, context: &mut Context<Self>) {
-        self.flag.scheduled.store(false, SeqCst);
-        if let Some(Wait::Outside(ticket)) = self.step()
-            && !ticket.register(&self.waker)
-        {
-            self.waker.wake_by_ref();
-        }
-        if self.task.is_none() {
+        self.turn();
+        if self.has_ended() {
             context.stop();
         } else {
             // Without this a busy actor would be polled on and on, and its neighbours starve.

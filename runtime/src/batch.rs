@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, MutableArrayData, make_array};
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, make_array};
+use arrow::buffer::Buffer;
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use arrow::record_batch::RecordBatch;
 
@@ -47,6 +48,35 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
         &arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
     )
     .expect("columns keep their types and lengths when they are copied")
+}
+
+/// Whether two batches hold a buffer in common.
+pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
+    let buffers = |batch: &RecordBatch| {
+        let mut found = Vec::new();
+        for_each_buffer(batch, &mut |buffer| found.push(buffer.data_ptr()));
+        found
+    };
+    let (one, other) = (buffers(one), buffers(other));
+    one.iter().any(|buffer| other.contains(buffer))
+}
+
+/// Whether anything but `batch` holds one of its buffers; also where a batch holds one twice.
+pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
+    let mut shared = false;
+    // Held by the array, and by the view of it at hand.
+    for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
+    shared
+}
+
+fn for_each_buffer(batch: &RecordBatch, each: &mut dyn FnMut(&Buffer)) {
+    fn visit(data: &ArrayData, each: &mut dyn FnMut(&Buffer)) {
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        // Buffers without bytes are all at the same place.
+        data.buffers().iter().chain(nulls).filter(|buffer| buffer.capacity() > 0).for_each(&mut *each);
+        data.child_data().iter().for_each(|child| visit(child, each));
+    }
+    batch.columns().iter().for_each(|column| visit(&column.to_data(), each));
 }
 
 /// A copy of `array` that shares no buffer with it.
@@ -99,6 +129,23 @@ mod tests {
         let small = compact(row.clone());
         assert_eq!(small, row);
         assert!(small.get_array_memory_size() < 4096, "{}", small.get_array_memory_size());
+    }
+
+    #[test]
+    fn slices_share_buffers_and_copies_do_not() {
+        let whole =
+            batch([Arc::new(Int64Array::from_iter_values(0..100)), Arc::new(StringArray::from(vec!["a"; 100]))]);
+        assert!(share_buffers(&whole, &whole.slice(90, 10)));
+        assert!(share_buffers(&whole.slice(0, 10), &whole.slice(90, 10)));
+        assert!(!share_buffers(&whole, &copied(&whole)));
+        let one = whole.project(&[1]).expect("a column");
+        assert!(!share_buffers(&whole.project(&[0]).expect("a column"), &one));
+        assert!(share_buffers(&whole, &one));
+        assert!(is_shared(&one));
+        let copy = copied(&one);
+        assert!(!is_shared(&copy));
+        let _clone = copy.clone();
+        assert!(is_shared(&copy));
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Builder<'_> {
     fn make_accounts(&mut self) {
         for (index, stage) in self.plan.stages.iter().enumerate() {
             let name = self.plan.stage_name(index);
-            let floor = self.plan.hands_floor();
+            let floor = self.plan.hands_floor(stage);
             let accounts = (0..stage.partitions)
                 .map(|p| self.workers[self.plan.arbiter(p).0].admission.account(format!("{name} [{p}]"), floor))
                 .collect();
@@ -143,9 +143,10 @@ impl Builder<'_> {
                     .collect(),
                 None => {
                     // Given back on its own: the caller may read long after the tasks have ended.
-                    let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes);
+                    let workspace = self.plan.result_workspace_floor(edge);
+                    let admission = self.workers[0].admission.split(edge.lanes() * self.plan.port_bytes + workspace);
                     let caller = self.core.caller_wake(edge.to);
-                    let space = self.spaces[0].beside(admission.account("spooled results", 0));
+                    let space = self.spaces[0].beside(admission.account("spooled results", workspace));
                     let waker = Waker::from(Arc::clone(&caller));
                     let port = self.port(index, edge, lanes(&admission, 0), None, space, waker);
                     let mut receiver = port.receiver();
@@ -230,15 +231,14 @@ impl Builder<'_> {
                 NodeKind::Result => Ok(()),
             }));
             let at = || Place { node: plan.nodes[node].name.to_string(), partition, split: None };
-            match made {
-                Ok(Ok(())) => {}
-                Ok(Err(cause)) => {
-                    return Err(ExecutionError::Operator { at: at(), cause: Arc::new(cause) });
-                }
-                Err(panic) => {
-                    return Err(ExecutionError::Panic { at: at(), message: panic_message(&*panic) });
-                }
-            }
+            let error = match made {
+                Ok(Ok(())) => continue,
+                Ok(Err(cause)) => ExecutionError::Operator { at: at(), cause: Arc::new(cause) },
+                Err(panic) => ExecutionError::Panic { at: at(), message: panic_message(&*panic) },
+            };
+            // Before the instances made so far are dropped: one that panics as it is must not hide the first error.
+            self.core.fail(error.clone());
+            return Err(error);
         }
         let tail = match tail {
             Some(tail) => tail,
@@ -351,7 +351,6 @@ impl Builder<'_> {
                 edge: index,
                 output: edge.output,
                 ordered: edge.ordered,
-                to_caller: edge.to_stage.is_none(),
                 router: Router::new(&edge.exchange, &edge.schema, partition, edge.receivers)?,
                 senders,
                 forward,

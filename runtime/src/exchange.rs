@@ -44,6 +44,14 @@ impl Router {
         })
     }
 
+    /// Receivers that a row goes to.
+    pub(crate) fn copies(&self) -> usize {
+        match self {
+            Router::All { targets } => *targets,
+            Router::One(_) | Router::RoundRobin { .. } | Router::Hash(_) => 1,
+        }
+    }
+
     /// Calls `send` with each target and its part of `batch`.
     pub(crate) fn route(&mut self, batch: RecordBatch, mut send: impl FnMut(usize, RecordBatch)) -> Result<()> {
         match self {

@@ -159,6 +159,13 @@ impl Io {
         Ok((Io { queue: sender, threads, stopped: Arc::default() }, handles))
     }
 
+    /// Without threads: what is submitted waits until whoever holds the [`ByHand`] runs it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn by_hand() -> (Io, ByHand) {
+        let (queue, receiver) = unbounded();
+        (Io { queue, threads: 0, stopped: Arc::default() }, ByHand(receiver))
+    }
+
     /// Ends the threads once all that was submitted before is done. What is submitted later is dropped, its
     /// tickets completed.
     pub fn stop(&self) {
@@ -190,6 +197,21 @@ impl Io {
             drop(completion);
         });
         Pending { ticket, slot }
+    }
+}
+
+/// The work of an [`Io`] without threads.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) struct ByHand(crossbeam_channel::Receiver<Work>);
+
+#[cfg(any(test, feature = "testing"))]
+impl ByHand {
+    /// The piece of work that was submitted first.
+    pub(crate) fn take(&self) -> Option<Box<dyn FnOnce() + Send>> {
+        match self.0.try_recv() {
+            Ok(Work::Run(work)) => Some(work),
+            Ok(Work::Stop) | Err(_) => None,
+        }
     }
 }
 

@@ -373,6 +373,12 @@ impl JobCore {
         self.deadlocks.lock().push(cycle);
     }
 
+    /// Whether the watchdog has resolved any.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn has_deadlocks(&self) -> bool {
+        !self.deadlocks.lock().is_empty()
+    }
+
     /// Runs `look` over what the job holds, while it runs.
     pub(crate) fn with_running<T>(&self, look: impl FnOnce(&Running) -> T) -> Option<T> {
         self.running.lock().as_ref().map(look)

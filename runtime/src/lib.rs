@@ -30,6 +30,7 @@ mod actor;
 mod build;
 mod exchange;
 mod mailbox;
+mod planted;
 mod task;
 mod watchdog;
 

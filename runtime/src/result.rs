@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 use futures_core::Stream;
 use parking_lot::{Condvar, Mutex};
 
+use crate::batch::{copied, is_shared};
 use crate::error::{ExecutionError, Place};
 use crate::job::JobCore;
 use crate::mailbox::{PortReceiver, Received};
@@ -119,6 +120,9 @@ impl ResultStream {
             };
             return match received {
                 Ok(Received::Batch(batch, _)) => {
+                    // What the caller keeps must not be what an operator holds on to, and may claim later: the account
+                    // would be charged, and the job's floors with it, for as long as the caller keeps the batch.
+                    let batch = if is_shared(&batch) { copied(&batch) } else { batch };
                     hand_out(&batch);
                     Poll::Ready(Some(Ok(batch)))
                 }

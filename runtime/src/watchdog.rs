@@ -77,7 +77,9 @@ impl Watch {
         }
         // A row far larger than batches are is what one cannot wait for.
         let large = stuck.iter().find_map(|&task| match running.tasks[task].waiting() {
-            Waiting::Memory(bytes) if bytes > plan.hands_floor() => Some(Found::LargeRow { task, bytes }),
+            Waiting::Memory(bytes) if bytes > plan.hands_floor(&plan.stages[running.tasks[task].stage]) => {
+                Some(Found::LargeRow { task, bytes })
+            }
             _ => None,
         });
         Some(large.unwrap_or(Found::Deadlock(cycle)))

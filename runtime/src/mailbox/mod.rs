@@ -33,6 +33,7 @@ pub(crate) use sender::{PortSender, Sent};
 use crate::error::Result;
 use crate::memory::{Account, Reservation};
 use crate::metrics::EdgeCounters;
+use crate::planted::{Bug, is_planted};
 use crate::spill::{SpillFile, SpillSpace, SpilledBatch};
 
 /// Batches that may wait in a lane, whatever their size.
@@ -194,12 +195,26 @@ impl Port {
         self.capacity * self.lanes.len()
     }
 
+    /// What is wrong with a port that nobody sends to or receives from any more: permits that were not given back.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn left_over(&self) -> Option<String> {
+        self.lanes.iter().enumerate().find_map(|(index, lane)| {
+            let ledger = lane.ledger.lock();
+            let left = ledger.bytes > 0 || ledger.batches > 0 || !ledger.waiters.is_empty();
+            left.then(|| {
+                let (bytes, batches, waiters) = (ledger.bytes, ledger.batches, ledger.waiters.len());
+                format!("lane {index} has permits of {bytes} bytes in {batches} batches out and {waiters} waiters")
+            })
+        })
+    }
+
     fn release(&self, lane: usize, permit: usize) {
         let next = {
             let mut ledger = self.lanes[lane].ledger.lock();
             ledger.bytes -= permit;
             ledger.batches -= 1;
-            ledger.waiters.front().map(|(_, waker)| waker.clone())
+            let forgets = is_planted(Bug::LostWakeUp) && ledger.waiters.len() > 1;
+            ledger.waiters.front().filter(|_| !forgets).map(|(_, waker)| waker.clone())
         };
         if let Some(waker) = next {
             waker.wake();

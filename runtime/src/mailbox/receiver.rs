@@ -12,6 +12,7 @@ use super::{Message, Origin, Port};
 use crate::error::{OperatorError, Result};
 use crate::io::Ticket;
 use crate::memory::Reservation;
+use crate::planted::{Bug, is_planted};
 use crate::spill::{Fetch, Fetched};
 
 impl Port {
@@ -188,6 +189,9 @@ impl PortReceiver {
                     let (origin, permit) = (*origin, *permit);
                     *message = Message::Spooled { place, origin };
                     self.port.release(lane, permit);
+                    if is_planted(Bug::PermitTwice) {
+                        self.port.release(lane, permit);
+                    }
                     freed += permit;
                 }
             }
@@ -225,7 +229,9 @@ impl PortReceiver {
                     return Ok(Lately::Head(*origin));
                 }
                 None if lost => return Err(OperatorError::new("a producer vanished before the end of its input")),
-                None if reader.ends < lane.senders => return Ok(Lately::Nothing),
+                None if reader.ends < lane.senders && !(reader.ends > 0 && is_planted(Bug::EndTooEarly)) => {
+                    return Ok(Lately::Nothing);
+                }
                 None if (reader.batches, reader.rows) == (reader.sent_batches, reader.sent_rows) => {
                     return Ok(Lately::Ended);
                 }

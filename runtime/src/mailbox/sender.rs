@@ -8,6 +8,7 @@ use std::time::Duration;
 use arrow::record_batch::RecordBatch;
 
 use super::{MAX_QUEUED, Message, Origin, Port, permit_bytes};
+use crate::batch::copied;
 use crate::error::Result;
 use crate::io::Ticket;
 use crate::metrics::add_time;
@@ -58,7 +59,15 @@ pub(crate) struct PortSender {
 
 impl PortSender {
     /// Takes a permit and sends, or gives the batch back: the sender will be woken when there is room.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn try_send(&mut self, batch: RecordBatch, origin: Origin) -> Result<Sent> {
+        self.try_send_copy(batch, origin, false)
+    }
+
+    /// Takes a permit and sends, or gives the batch back: the sender will be woken when there is room. What is queued
+    /// in memory is a copy if it `copies`, for a batch whose buffers go elsewhere as well.
+    pub(crate) fn try_send_copy(&mut self, batch: RecordBatch, origin: Origin, copies: bool) -> Result<Sent> {
+        let own = |batch: RecordBatch| if copies { copied(&batch) } else { batch };
         let waker = self.waker.clone();
         let waker = &waker;
         let port = &*self.port;
@@ -94,6 +103,7 @@ impl PortSender {
         };
         let rows = batch.num_rows() as u64;
         if granted {
+            let batch = own(batch);
             lane.account.claim_from(&batch, &mut paid);
             let spare = (paid.bytes() > 0).then_some(paid);
             self.put(Message::Batch { batch, origin, permit, spare });
@@ -112,6 +122,7 @@ impl PortSender {
                     ledger.bytes += permit;
                     ledger.batches += 1;
                 }
+                let batch = own(batch);
                 lane.account.claim_from(&batch, &mut estimate);
                 drop(estimate);
                 self.put(Message::Batch { batch, origin, permit, spare: None });

@@ -13,9 +13,9 @@ use crate::io::Ticket;
 
 /// What one holder holds of a worker's memory. Clones are the same account.
 #[derive(Clone)]
-pub struct Account(Arc<AccountInner>);
+pub struct Account(pub(super) Arc<AccountInner>);
 
-struct AccountInner {
+pub(super) struct AccountInner {
     pool: MemoryPool,
     name: String,
     floor: AtomicUsize,
@@ -27,7 +27,7 @@ struct AccountInner {
 
 impl Account {
     pub(super) fn new(pool: &MemoryPool, name: String, floor: usize, admission: Option<Arc<Admission>>) -> Self {
-        Self(Arc::new(AccountInner {
+        let account = Self(Arc::new(AccountInner {
             pool: pool.clone(),
             name,
             floor: floor.into(),
@@ -35,7 +35,16 @@ impl Account {
             peak: AtomicUsize::new(0),
             admission,
             parts: Mutex::default(),
-        }))
+        }));
+        #[cfg(any(test, feature = "testing"))]
+        {
+            let accounts = &mut pool.0.state.lock().accounts;
+            if accounts.len() == accounts.capacity() {
+                accounts.retain(|account| account.strong_count() > 0);
+            }
+            accounts.push(Arc::downgrade(&account.0));
+        }
+        account
     }
 
     /// An account of `floor_bytes` of this one's floor, or of what is left of it. What is given back there is for

@@ -47,6 +47,9 @@ struct PoolInner {
 struct PoolState {
     waiters: VecDeque<Waiter>,
     holders: Vec<Weak<Holder>>,
+    /// All accounts, for whoever asks who holds what.
+    #[cfg(any(test, feature = "testing"))]
+    accounts: Vec<Weak<account::AccountInner>>,
 }
 
 struct Waiter {
@@ -169,6 +172,16 @@ impl MemoryPool {
         if let Some(bytes) = wanted {
             self.reclaim(bytes);
         }
+    }
+
+    /// The accounts that hold anything, with the most beyond its floor first: name, bytes held, floor.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn accounts(&self) -> Vec<(String, usize, usize)> {
+        let accounts: Vec<_> = self.0.state.lock().accounts.iter().filter_map(Weak::upgrade).map(Account).collect();
+        let mut held: Vec<_> = accounts.iter().map(|a| (a.name().to_string(), a.held(), a.floor())).collect();
+        held.retain(|(_, held, _)| *held > 0);
+        held.sort_by_key(|(_, held, floor)| std::cmp::Reverse(*held as i64 - *floor as i64));
+        held
     }
 
     /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.

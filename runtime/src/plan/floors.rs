@@ -7,7 +7,7 @@
 use crate::config::ClusterConfig;
 use crate::error::PlanError;
 use crate::graph::{Exchange, NodeKind};
-use crate::plan::{Plan, Stage};
+use crate::plan::{Edge, Plan, Stage};
 
 const SMALLEST_BATCH_BYTES: usize = 64 << 10;
 const LARGEST_BATCH_BYTES: usize = 1 << 20;
@@ -41,7 +41,7 @@ pub(super) fn fit(
         let mut batch_bytes = LARGEST_BATCH_BYTES;
         while batch_bytes >= SMALLEST_BATCH_BYTES {
             for lane_batches in LANE_BATCHES {
-                set(&mut plan, batch_bytes, (lane_batches * batch_bytes).max(smallest_port_bytes(batch_bytes)));
+                set_sizes(&mut plan, batch_bytes, lane_batches);
                 let floor = plan.floors.iter().copied().max().unwrap_or(0);
                 let mailboxes = mailbox_bytes(&plan);
                 // Half of the limit is left to float, but for the smallest batches.
@@ -67,6 +67,11 @@ fn smallest_port_bytes(batch_bytes: usize) -> usize {
     2 * batch_bytes + 8192
 }
 
+/// Sets batches of `batch_bytes`, and lanes that hold so many of them.
+pub(super) fn set_sizes(plan: &mut Plan, batch_bytes: usize, lane_batches: usize) {
+    set(plan, batch_bytes, (lane_batches * batch_bytes).max(smallest_port_bytes(batch_bytes)));
+}
+
 fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
     plan.batch_bytes = batch_bytes;
     plan.port_bytes = port_bytes;
@@ -79,7 +84,7 @@ fn set(plan: &mut Plan, batch_bytes: usize, port_bytes: usize) {
     }
     // Results wait for the caller on the first worker.
     let results = plan.edges.iter().filter(|e| e.to_stage.is_none());
-    floors[0] += results.map(|e| e.lanes_per_receiver() * port_bytes).sum::<usize>();
+    floors[0] += results.map(|e| e.lanes_per_receiver() * port_bytes + plan.result_workspace_floor(e)).sum::<usize>();
     plan.floors = floors;
 }
 
@@ -89,18 +94,25 @@ impl Plan {
         stage.inputs.iter().map(|&edge| self.edges[edge].lanes_per_receiver()).sum::<usize>() * self.port_bytes
     }
 
-    /// Bytes of the batches in a task's hands.
-    pub(crate) fn hands_floor(&self) -> usize {
-        STEP_BATCHES * self.batch_bytes
+    /// Bytes of the batches in a task's hands: each exchange by hash beside the first makes rows of its own of a batch.
+    pub(crate) fn hands_floor(&self, stage: &Stage) -> usize {
+        let hashes = |&&edge: &&usize| matches!(self.edges[edge].exchange, Exchange::Hash(_));
+        let most = stage.outputs.iter().filter(hashes).count();
+        (STEP_BATCHES + most.saturating_sub(1)) * self.batch_bytes
     }
 
     fn task_floor(&self, stage: &Stage) -> usize {
-        self.ports_floor(stage) + self.hands_floor()
+        self.ports_floor(stage) + self.hands_floor(stage)
     }
 
     /// Bytes of each worker's workspace for spill frames.
     pub(crate) fn workspace_floor(&self) -> usize {
         (WORKSPACE_BATCHES + 3 * self.threads_per_worker) * self.batch_bytes
+    }
+
+    /// Bytes of the workspace for spill frames of a result that spools.
+    pub(crate) fn result_workspace_floor(&self, edge: &Edge) -> usize {
+        if edge.hazardous { WORKSPACE_BATCHES * self.batch_bytes } else { 0 }
     }
 
     /// Bytes of the accounts of a stage's operators, source and sink at one partition.

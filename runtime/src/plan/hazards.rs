@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::graph::{Exchange, Graph, NodeKind};
 use crate::plan::Plan;
+use crate::planted::{Bug, is_planted};
 
 pub(super) fn mark(graph: &Graph, plan: &mut Plan) {
     let above = Above::of(graph);
@@ -79,6 +80,7 @@ impl Above {
         let NodeKind::Operator(spec) = &node.kind else { return false };
         let others = node.inputs.iter().enumerate().filter(|(other, _)| *other != input);
         !spec.reads_all_ports()
+            && !is_planted(Bug::NoHazardMark)
             && others.map(|(_, other)| other.from.0).any(|other| !self.held_up[from].is_disjoint(&self.all[other]))
     }
 

@@ -143,6 +143,24 @@ impl Plan {
         floors::fit(config, |per_arbiter| Self::expand(graph, config, per_arbiter))
     }
 
+    /// Plans `graph` with sizes that somebody else chose, and whatever limit they need. For tests: smaller batches than
+    /// a plan of its own would have make a small input a large one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn with_sizes(
+        graph: &Graph,
+        config: &ClusterConfig,
+        per_arbiter: usize,
+        batch: (usize, usize),
+        lane_batches: usize,
+    ) -> Result<Plan, PlanError> {
+        let mut plan = Self::expand(graph, config, per_arbiter)?;
+        let (batch_bytes, batch_rows) = batch;
+        plan.batch_rows = batch_rows;
+        floors::set_sizes(&mut plan, batch_bytes, lane_batches);
+        plan.half_limit_bytes = 2 * plan.floors.iter().copied().max().unwrap_or(0);
+        Ok(plan)
+    }
+
     /// Expands with so many hash partitions per arbiter; floors are filled in by the caller.
     fn expand(graph: &Graph, config: &ClusterConfig, per_arbiter: usize) -> Result<Plan, PlanError> {
         let nodes = check::nodes(graph, config.workers * config.threads_per_worker, per_arbiter)?;

@@ -34,8 +34,8 @@ pub(super) struct DirInner {
     limit_bytes: Option<u64>,
     used_bytes: AtomicU64,
     files: AtomicU64,
-    /// Holds the lock until the folder is gone.
-    _lock: File,
+    /// Holds the lock until the folder is gone. `None` if the folder is nowhere but on a disk of its own.
+    lock: Option<File>,
 }
 
 impl SpillDir {
@@ -77,7 +77,7 @@ impl SpillDir {
             limit_bytes,
             used_bytes: AtomicU64::new(0),
             files: AtomicU64::new(0),
-            _lock: lock,
+            lock: Some(lock),
         };
         sweep(&parent, &inner.path);
         if on_tmpfs(&inner.path) {
@@ -87,6 +87,13 @@ impl SpillDir {
             );
         }
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// A folder that is on `disk` alone: the system knows nothing of it.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn nowhere(disk: Arc<dyn Disk>, limit_bytes: Option<u64>, compression: bool) -> SpillDir {
+        let (path, used_bytes, files) = (PathBuf::from("spill"), AtomicU64::new(0), AtomicU64::new(0));
+        Self(Arc::new(DirInner { path, disk, compression, limit_bytes, used_bytes, files, lock: None }))
     }
 
     /// The folder.
@@ -128,7 +135,8 @@ impl SpillDir {
 
 impl Drop for DirInner {
     fn drop(&mut self) {
-        if let Err(error) = remove_folder(&self.path)
+        if self.lock.is_some()
+            && let Err(error) = remove_folder(&self.path)
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(folder = %self.path.display(), %error, "the spill folder could not be removed");

@@ -18,6 +18,7 @@ use super::{SpillSpace, frame, repeat};
 use crate::batch::batch_bytes;
 use crate::error::{OperatorError, Result};
 use crate::io::{Pending, Ticket};
+use crate::planted::{Bug, is_planted};
 
 /// Batches on disk, written in order, read in any order. Removed from the disk when dropped.
 #[derive(Debug)]
@@ -252,7 +253,8 @@ impl FileInner {
         };
         let length = usize::try_from(batch.length).map_err(OperatorError::other)?;
         let mut bytes = MutableBuffer::from_len_zeroed(length);
-        match file.read_at(bytes.as_slice_mut(), batch.offset) {
+        let end = if is_planted(Bug::ShortRead) { length.saturating_sub(8) } else { length };
+        match file.read_at(&mut bytes.as_slice_mut()[..end], batch.offset) {
             Ok(()) => Ok(bytes.into()),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged(batch, "the file ends before the batch does".into()))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::batch::{compact, copied};
+use crate::batch::{compact, share_buffers};
 use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
@@ -99,8 +99,6 @@ pub(crate) struct OutputEdge {
     /// The output of the last node that it takes.
     pub(crate) output: usize,
     pub(crate) ordered: bool,
-    /// The caller reads it.
-    pub(crate) to_caller: bool,
     pub(crate) router: Router,
     /// The port of each sender: all, or where each partition sends to its own, one.
     pub(crate) senders: Vec<(usize, PortSender)>,
@@ -115,8 +113,21 @@ struct Delivery {
 }
 
 enum What {
-    Batch(RecordBatch, Origin),
+    Batch(RecordBatch, Origin, Option<Shared>),
     SplitDone(Origin),
+}
+
+/// Held by all deliveries of the same buffers.
+///
+/// A buffer counts with whoever claimed it last. Were it with several receivers, one that is done with it would go on to
+/// pay for it until the slowest is done as well, beyond its floor. So whoever is sent to takes a copy, all but the last.
+#[derive(Default, Clone)]
+struct Shared(Arc<()>);
+
+impl Shared {
+    fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 impl Outputs {
@@ -126,17 +137,21 @@ impl Outputs {
 
     fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
-        let several = self.edges.iter().filter(|edge| edge.output == output).count() > 1;
+        let copies = self.edges.iter().filter(|edge| edge.output == output).map(|edge| edge.router.copies());
+        let several = copies.sum::<usize>() > 1;
+        let mut shares: Vec<Shared> = Vec::new();
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
-            for piece in pieces(batch, self.batch_bytes) {
-                let (forward, pending) = (edge.forward, &mut self.pending);
-                // What the caller keeps must not be what the job goes on to count.
-                let own = several && edge.to_caller;
+            for (piece_index, piece) in pieces(batch, self.batch_bytes).enumerate() {
+                if shares.len() <= piece_index {
+                    shares.push(Shared::default());
+                }
+                let (forward, pending, shared) = (edge.forward, &mut self.pending, &shares[piece_index]);
                 edge.router.route(piece, |target, part| {
-                    let part = if own { copied(&part) } else { compact(part) };
+                    let part = compact(part);
                     account.claim_from(&part, estimate);
                     let sender = if forward { 0 } else { target };
-                    pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin) });
+                    let shared = (several && share_buffers(&part, batch)).then(|| Shared::clone(shared));
+                    pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin, shared) });
                 })?;
             }
         }
@@ -168,8 +183,9 @@ impl Outputs {
             let port = &mut self.edges[edge].senders[sender].1;
             match what {
                 What::SplitDone(origin) => port.split_done(origin),
-                What::Batch(batch, origin) => {
-                    let batch = match port.try_send(batch, origin)? {
+                What::Batch(batch, origin, shared) => {
+                    let copies = shared.as_ref().is_some_and(|shared| !shared.is_last());
+                    let batch = match port.try_send_copy(batch, origin, copies)? {
                         Sent::Yes | Sent::Stopped => continue,
                         Sent::NoRoom(batch) => batch,
                         Sent::NoMemory(batch, bytes) => {
@@ -182,7 +198,7 @@ impl Outputs {
                         }
                     };
                     full.push((edge, sender));
-                    self.pending.push_back(Delivery { edge, sender, what: What::Batch(batch, origin) });
+                    self.pending.push_back(Delivery { edge, sender, what: What::Batch(batch, origin, shared) });
                 }
             }
         }
@@ -283,5 +299,75 @@ impl SinkTail {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::graph::Exchange;
+    use crate::mailbox::{Port, PortConfig, Received};
+    use crate::memory::{Account, MemoryPool};
+    use crate::spill::SpillSpace;
+    use crate::testing::{number_schema, numbers};
+
+    fn port(pool: &MemoryPool, hands: &Account) -> Arc<Port> {
+        Port::new(PortConfig {
+            senders: 1,
+            ordered: false,
+            hazardous: false,
+            capacity: 1 << 20,
+            schema: number_schema(),
+            accounts: vec![pool.account("lane")],
+            hands: Some(hands.clone()),
+            spill: SpillSpace::temporary(),
+            receiver: Waker::noop().clone(),
+            counters: Arc::default(),
+        })
+    }
+
+    /// Sends ten batches through `outputs`; what each of the receivers is charged for once all but the last are done.
+    fn check(mut outputs: Outputs, pool: &MemoryPool, ports: &[Arc<Port>], hands: &[Account]) {
+        for _ in 0..10 {
+            outputs.push(0, &numbers(0..1000), 0, &mut pool.account("sender").reservation()).expect("pushed");
+        }
+        assert!(outputs.flush().expect("no error").is_none());
+        for (port, hands) in ports.iter().zip(hands).rev().skip(1) {
+            let mut receiver = port.receiver();
+            for _ in 0..10 {
+                let Ok(Received::Batch(batch, _)) = receiver.receive() else { panic!("a batch waits") };
+                assert_eq!(batch, numbers(0..1000));
+            }
+            assert_eq!(hands.held(), 0, "{hands:?}");
+        }
+        assert!(pool.charged() >= 10 * 8000, "what waits at the last is charged");
+    }
+
+    fn edge(edge: usize, exchange: &Exchange, senders: &[Arc<Port>]) -> OutputEdge {
+        let senders = senders.iter().enumerate();
+        OutputEdge {
+            edge,
+            output: 0,
+            ordered: false,
+            router: Router::new(exchange, &number_schema(), 0, senders.len()).expect("a router"),
+            senders: senders.map(|(index, port)| (index, port.sender(0, Waker::noop().clone()))).collect(),
+            forward: *exchange == Exchange::Forward,
+        }
+    }
+
+    #[test]
+    fn a_receiver_does_not_pay_for_what_waits_at_another() {
+        let pool = MemoryPool::new(1 << 20);
+        let hands: Vec<Account> = (0..3).map(|n| pool.account(format!("hands {n}"))).collect();
+        let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
+
+        let forked = (0..3).map(|index| edge(index, &Exchange::Forward, &ports[index..=index]));
+        check(Outputs::new(forked.collect(), 1 << 16), &pool, &ports, &hands);
+
+        let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
+        let broadcast = edge(0, &Exchange::Broadcast, &ports);
+        check(Outputs::new(vec![broadcast], 1 << 16), &pool, &ports, &hands);
     }
 }

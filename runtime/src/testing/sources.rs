@@ -18,24 +18,39 @@ pub fn number_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]))
 }
 
+/// Numbers in rows of `row_bytes`, 8 at the least.
+fn padded_schema(row_bytes: usize) -> SchemaRef {
+    match row_bytes - 8 {
+        0 => number_schema(),
+        padding => {
+            let width = i32::try_from(padding).unwrap_or(i32::MAX);
+            Arc::new(Schema::new(vec![
+                Field::new("n", DataType::Int64, false),
+                Field::new("padding", DataType::FixedSizeBinary(width), false),
+            ]))
+        }
+    }
+}
+
 /// A batch with the column `n` that holds `range`.
 pub fn numbers(range: Range<i64>) -> RecordBatch {
     RecordBatch::try_new(number_schema(), vec![Arc::new(Int64Array::from_iter_values(range))])
         .expect("the column is what the schema says")
 }
 
-/// The numbers from 0 to `rows`, in a column `n`.
+/// The numbers from 0 to `rows`, in a column `n`, with a column `padding` where rows are to be larger.
 #[derive(Debug, Clone)]
 pub struct NumbersSource {
     rows: u64,
     split_rows: u64,
+    row_bytes: usize,
     batch_rows: Option<usize>,
 }
 
 impl NumbersSource {
     /// The numbers from 0 to `rows`, in splits of 65,536.
     pub fn new(rows: u64) -> Self {
-        Self { rows, split_rows: 65_536, batch_rows: None }
+        Self { rows, split_rows: 65_536, row_bytes: 8, batch_rows: None }
     }
 
     /// Sets the rows of a split.
@@ -47,6 +62,12 @@ impl NumbersSource {
     pub fn split_rows(self, split_rows: u64) -> Self {
         assert!(split_rows > 0, "a split has at least one row");
         Self { split_rows, ..self }
+    }
+
+    /// Sets the bytes of a row, 8 at the least.
+    #[must_use]
+    pub fn row_bytes(self, row_bytes: usize) -> Self {
+        Self { row_bytes: row_bytes.max(8), ..self }
     }
 
     /// Sets the most rows of a batch; the plan's budget in bytes still holds.
@@ -62,14 +83,14 @@ impl SourceSpec for NumbersSource {
     }
 
     fn schema(&self) -> SchemaRef {
-        number_schema()
+        padded_schema(self.row_bytes)
     }
 
     fn scan(&self, _context: ScanContext) -> Result<Arc<dyn Scan>> {
         Ok(Arc::new(NumberScan {
             rows: Some(self.rows),
             split_rows: self.split_rows,
-            layout: Layout { schema: number_schema(), padding_bytes: 0, batch_rows: self.batch_rows },
+            layout: Layout { schema: self.schema(), padding_bytes: self.row_bytes - 8, batch_rows: self.batch_rows },
             next: AtomicU64::new(0),
             produced: Produced::default(),
         }))
@@ -140,16 +161,7 @@ impl SourceSpec for EndlessSource {
     }
 
     fn schema(&self) -> SchemaRef {
-        match self.row_bytes - 8 {
-            0 => number_schema(),
-            padding => {
-                let width = i32::try_from(padding).unwrap_or(i32::MAX);
-                Arc::new(Schema::new(vec![
-                    Field::new("n", DataType::Int64, false),
-                    Field::new("padding", DataType::FixedSizeBinary(width), false),
-                ]))
-            }
-        }
+        padded_schema(self.row_bytes)
     }
 
     fn scan(&self, _context: ScanContext) -> Result<Arc<dyn Scan>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aqueduct_runtime::metrics::JobMetrics;
 use aqueduct_runtime::testing::{BuildThenProbe, NumbersSource, eventually};
-use aqueduct_runtime::{Cluster, ExecutionError, Graph, Partitions, ResultId};
+use aqueduct_runtime::{Cluster, ExecutionError, Graph, Partitions, PlanError, ResultId};
 use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -165,6 +165,27 @@ fn two_results_of_one_source_may_be_read_one_after_the_other() {
         assert_eq!(values(first).expect("it ends well").len(), 40_000);
         assert_eq!(values(second).expect("it ends well").len(), 40_000);
         job.wait().expect("it ends well");
+        assert_clean(&cluster);
+    });
+}
+
+#[test]
+fn results_that_spool_stay_within_the_smallest_limit() {
+    within_a_minute(|| {
+        let mut graph = Graph::new();
+        let source = wide(&mut graph, 8_000);
+        let first = graph.result("first", source);
+        let second = graph.result("second", source);
+        let PlanError::LimitTooSmall { needed_bytes, .. } = cluster(1, MIB).plan(&graph).expect_err("it is too small")
+        else {
+            panic!("it must be refused for its limit");
+        };
+        let cluster = cluster(1, needed_bytes);
+        let mut job = cluster.run(&graph).expect("it starts");
+        let (first, second) = (job.take_result(first).expect("one"), job.take_result(second).expect("two"));
+        assert_eq!(values(first).expect("it ends well").len(), 8_000);
+        assert_eq!(values(second).expect("it ends well").len(), 8_000);
+        assert!(spooled(&job.wait().expect("it ends well").metrics) > 0);
         assert_clean(&cluster);
     });
 }

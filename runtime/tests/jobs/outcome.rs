@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
+use aqueduct_runtime::memory::Account;
 use aqueduct_runtime::metrics::JobState;
-use aqueduct_runtime::testing::{CountingSink, Failure, Gate, NumbersSource, SinkMoment, eventually};
+use aqueduct_runtime::testing::{CountingSink, Failure, Gate, NumbersSource, SinkMoment, StalledSource, eventually};
 use aqueduct_runtime::{
-    ClusterConfig, ExecutionError, Graph, Job, Operator, OperatorContext, OperatorSpec, PlanError, Result,
+    ClusterConfig, ExecutionError, Graph, Job, Operator, OperatorContext, OperatorSpec, Outbox, PlanError, Port,
+    Result, Step,
 };
 use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
 
 use crate::{MIB, assert_clean, cluster, cluster_with, values, within_a_minute};
 
@@ -193,5 +196,60 @@ fn a_start_that_panics_outside_of_any_node_ends_the_job_with_one_error() {
         assert!(message.contains("touched"), "{error}");
         assert_eq!((written.commits(), written.aborts()), (0, 1));
         assert_clean(&cluster);
+    });
+}
+
+/// Emits what it goes on to hold, and claims all of that with each batch.
+#[derive(Debug)]
+struct Keeper;
+
+impl OperatorSpec for Keeper {
+    fn name(&self) -> &str {
+        "keeper"
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        Ok(SchemaRef::clone(&inputs[0]))
+    }
+
+    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(Keeping { memory: context.memory, kept: Vec::new() }))
+    }
+}
+
+struct Keeping {
+    memory: Account,
+    kept: Vec<RecordBatch>,
+}
+
+impl Operator for Keeping {
+    fn process(&mut self, _port: Port, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
+        self.kept.push(batch.clone());
+        self.kept.iter().for_each(|kept| self.memory.claim(kept));
+        out.push(batch);
+        Ok(Step::NeedInput)
+    }
+}
+
+#[test]
+fn batches_that_the_caller_keeps_hold_no_memory_of_a_job_that_held_them_too() {
+    within_a_minute(|| {
+        let cluster = cluster(1, 64 * MIB);
+        let gate = Gate::shut();
+        let mut graph = Graph::new();
+        let source = graph.source("numbers", StalledSource::gated(NumbersSource::new(200).split_rows(100), &gate));
+        let keeper = graph.operator("keeper", Keeper, source);
+        let result = graph.result("all", keeper);
+        let mut job = cluster.run(&graph).expect("it starts");
+        let mut stream = job.take_result(result).expect("the result");
+        gate.let_through(1);
+        let first = stream.next().expect("a batch").expect("no error");
+        // The second makes the operator claim the first once more.
+        gate.open();
+        let second = stream.next().expect("a batch").expect("no error");
+        assert!(stream.next().is_none());
+        job.wait().expect("it ends well");
+        assert_clean(&cluster);
+        assert_eq!(first.num_rows() + second.num_rows(), 200);
     });
 }
