@@ -20,7 +20,7 @@ use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
 /// A key of either side, and the type that both are compared in.
-type Key = (Expr, Option<DataType>);
+pub(super) type Key = (Expr, Option<DataType>);
 
 /// What a broadcast must save: rows of the other side for each row that is sent to one more partition.
 const PROBE_ROWS_PER_COPY: f64 = 4.0;
@@ -53,7 +53,8 @@ impl Planner {
         (left_size, right_size): (Estimate, Estimate),
         needed: Option<&[usize]>,
     ) -> Result<Flow> {
-        let (left_keys, right_keys) = keys(join)?;
+        let on = join.on.iter().map(|(left, right)| (left, right));
+        let (left_keys, right_keys) = common_types(on, join.left.schema(), join.right.schema())?;
         let left = self.with_keys(left, join.left.schema(), &left_keys)?;
         let right = self.with_keys(right, join.right.schema(), &right_keys)?;
         let (width, on) = (left.flow.schema.fields().len(), pairs(&left.columns, &right.columns));
@@ -195,9 +196,13 @@ fn at_places(part: Expression, places: &[usize]) -> datafusion_common::Result<Tr
 }
 
 /// The keys of both sides, and the type to cast them to where they differ.
-fn keys(join: &Join) -> Result<(Vec<Key>, Vec<Key>)> {
-    let both = join.on.iter().map(|(left, right)| {
-        let (left_type, right_type) = (left.get_type(join.left.schema())?, right.get_type(join.right.schema())?);
+pub(super) fn common_types<'a>(
+    on: impl Iterator<Item = (&'a Expr, &'a Expr)>,
+    left_schema: &DFSchema,
+    right_schema: &DFSchema,
+) -> Result<(Vec<Key>, Vec<Key>)> {
+    let both = on.map(|(left, right)| {
+        let (left_type, right_type) = (left.get_type(left_schema)?, right.get_type(right_schema)?);
         if left_type == right_type {
             return Ok(((left.clone(), None), (right.clone(), None)));
         }
@@ -212,7 +217,7 @@ fn keys(join: &Join) -> Result<(Vec<Key>, Vec<Key>)> {
 }
 
 /// Each pair of columns once.
-fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
+pub(super) fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
     let mut pairs = Vec::with_capacity(left.len());
     for pair in left.iter().copied().zip(right.iter().copied()) {
         if !pairs.contains(&pair) {

@@ -11,6 +11,7 @@
 
 mod aggregate;
 mod apply;
+mod asof;
 mod columns;
 mod estimate;
 mod expr;
@@ -35,6 +36,7 @@ use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 use datafusion_physical_expr::expressions::lit;
 
 pub(crate) use apply::Applied;
+pub(crate) use asof::{Asof, AsofRule, without_nulls};
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
 
@@ -194,10 +196,16 @@ impl Planner {
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::Repartition(repartition) => self.repartition(repartition),
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Applied>() {
-                Some(applied) => self.applied(applied),
-                None => Err(Error::unsupported(kind(plan))),
-            },
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if let Some(applied) = node.downcast_ref::<Applied>() {
+                    self.applied(applied)
+                } else if let Some(asof) = node.downcast_ref::<Asof>() {
+                    self.asof(asof)
+                } else {
+                    Err(Error::unsupported(kind(plan)))
+                }
+            }
             other => Err(Error::unsupported(kind(other))),
         }
     }

@@ -190,7 +190,7 @@ fn folded(a: u64, b: u64) -> u64 {
 }
 
 /// Bytes of a value, if it is compared by its bits.
-fn width(data_type: &DataType) -> Option<usize> {
+pub(super) fn width(data_type: &DataType) -> Option<usize> {
     use DataType::*;
     match data_type {
         Interval(IntervalUnit::DayTime | IntervalUnit::MonthDayNano) | Decimal256(..) => None,
@@ -202,7 +202,7 @@ fn width(data_type: &DataType) -> Option<usize> {
 }
 
 /// The values of a column of up to 64 bits; those of 64 bits are not copied.
-fn words(column: &ArrayRef) -> ScalarBuffer<u64> {
+pub(super) fn words(column: &ArrayRef) -> ScalarBuffer<u64> {
     let data = column.to_data();
     let (offset, rows) = (data.offset(), data.len());
     let buffer = &data.buffers()[0];

@@ -92,19 +92,7 @@ impl Definition {
         join_type: JoinType,
         null_equality: NullEquality,
     ) -> Result<Self> {
-        for &(l, r) in &on {
-            let (Some(l), Some(r)) = (left.fields().get(l), right.fields().get(r)) else {
-                return Err(OperatorError::new(format!("there are no columns {l} and {r} to join by")));
-            };
-            if l.data_type() != r.data_type() {
-                let (a, b) = (l.data_type(), r.data_type());
-                return Err(OperatorError::new(format!(
-                    "`{}` is {a} and `{}` is {b}: keys of one type can be compared, cast one of them",
-                    l.name(),
-                    r.name()
-                )));
-            }
-        }
+        check_pairs(&left, &right, &on)?;
         let inputs = [left, right];
         let build = JoinSide::Left;
         Ok(Self { inputs, on, join_type, null_equality, filter: None, build, output: None, null_aware: false })
@@ -294,6 +282,28 @@ impl Definition {
         parts.push(format!("holds the {}", if self.build == JoinSide::Left { "left" } else { "right" }));
         parts.join(", ")
     }
+}
+
+/// Checks that the columns of each pair are there, and of one type.
+pub(super) fn check_pairs<'a>(
+    left: &SchemaRef,
+    right: &SchemaRef,
+    on: impl IntoIterator<Item = &'a (usize, usize)>,
+) -> Result<()> {
+    for &(l, r) in on {
+        let (Some(l), Some(r)) = (left.fields().get(l), right.fields().get(r)) else {
+            return Err(OperatorError::new(format!("there are no columns {l} and {r} to join by")));
+        };
+        if l.data_type() != r.data_type() {
+            let (a, b) = (l.data_type(), r.data_type());
+            return Err(OperatorError::new(format!(
+                "`{}` is {a} and `{}` is {b}: keys of one type can be compared, cast one of them",
+                l.name(),
+                r.name()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a join emits pairs, and which rows of left and right it emits for themselves.

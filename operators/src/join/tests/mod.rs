@@ -1,5 +1,6 @@
 //! Joins called by hand, compared with nested loops over scalar values.
 
+mod asof;
 mod memory;
 mod oracle;
 mod random;
