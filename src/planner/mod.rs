@@ -18,6 +18,7 @@ mod expr;
 mod join;
 mod reorder;
 mod repeated;
+mod runtime_filter;
 mod scan;
 mod sort;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::optimize;
 use crate::stack::on_large_stack;
 use repeated::Repeated;
+use runtime_filter::RuntimeFilters;
 
 /// Ports that a node may have.
 const MOST_PORTS: usize = 64;
@@ -127,6 +129,8 @@ struct Planner {
     stops_early: bool,
     /// What the plan says more than once.
     repeated: Repeated,
+    /// What joins ask of scans that are still to be planned.
+    runtime_filters: RuntimeFilters,
     /// Names that were made up.
     names: usize,
 }
@@ -136,7 +140,15 @@ impl Planner {
         let mut props = ExecutionProps::new();
         props.mark_start_execution(optimize::options());
         let repeated = Repeated::of(plan)?;
-        Ok(Self { graph: Graph::new(), props, settings, stops_early: false, repeated, names: 0 })
+        Ok(Self {
+            graph: Graph::new(),
+            props,
+            settings,
+            stops_early: false,
+            repeated,
+            runtime_filters: RuntimeFilters::of(plan)?,
+            names: 0,
+        })
     }
 
     fn plan(&mut self, plan: &LogicalPlan) -> Result<Flow> {

@@ -238,3 +238,60 @@ fn a_join_by_the_nearest_time_that_makes_no_sense_is_named() {
     );
     assert!(error(sales.join_asof(&labels, AsOf::backward("id").by("k"), JoinType::Full)).contains("inner or left"));
 }
+
+/// Rows of the larger side whose key the smaller one does not have are left out where they are read: no answer changes.
+#[test]
+fn what_a_join_holds_filters_the_other_side_s_scan_and_changes_nothing() {
+    timed(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (few, many) = (folder.path().join("few.csv"), folder.path().join("many.csv"));
+        let rows = |rows: usize, key: &dyn Fn(usize) -> String| -> String {
+            std::iter::once("k,n\n".to_string()).chain((0..rows).map(|row| format!("{},{row}\n", key(row)))).collect()
+        };
+        fs::write(&few, rows(300, &|row| if row % 50 == 9 { String::new() } else { (row * 100).to_string() }))
+            .expect("a file");
+        fs::write(&many, rows(40_000, &|row| if row % 7 == 6 { String::new() } else { (row % 20_000).to_string() }))
+            .expect("a file");
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let read = |path: &Path| cluster.read_csv(path).expect("a CSV file");
+            let parquet = folder.path().join("many.parquet");
+            read(&many).write_parquet(&parquet).expect("written");
+            for many in [read(&many), cluster.read_parquet(&parquet).expect("a Parquet file")] {
+                let few = read(&few);
+                let explained = |frame: &Frame| frame.explain().expect("a plan").to_string();
+                // Of the 200 keys up to 20,000 one in 50 is null; each other one is twice among the many, null sometimes.
+                let held: Vec<usize> = (0..200).filter(|row| row % 50 != 9).map(|row| row * 100).collect();
+                let twice = |key: usize| [key, key + 20_000].into_iter().filter(|row| row % 7 != 6).count();
+                let pairs: usize = held.iter().map(|key| twice(*key)).sum();
+                let without: usize = held.iter().filter(|key| twice(**key) == 0).count();
+                let inner = many.join(&few, "k", JoinType::Inner);
+                assert!(explained(&inner).contains("held by the join"), "{}", explained(&inner));
+                for _ in 0..2 {
+                    assert_eq!(inner.count().expect("a count"), pairs as u64);
+                }
+                assert_eq!(few.join(&many, "k", JoinType::Inner).count().expect("a count"), pairs as u64);
+                let left = few.join(&many, "k", JoinType::Left);
+                assert!(explained(&left).contains("held by the join"));
+                assert_eq!(left.count().expect("a count"), (pairs + without + 104) as u64);
+                assert_eq!(many.join(&few, "k", JoinType::LeftSemi).count().expect("a count"), pairs as u64);
+                let anti = many.join(&few, "k", JoinType::LeftAnti);
+                assert!(!explained(&anti).contains("held by the join"));
+                assert_eq!(anti.count().expect("a count"), 40_000 - pairs as u64);
+                let full = many.join(&few, "k", JoinType::Full);
+                assert!(!explained(&full).contains("held by the join"));
+                // Through other steps, but not where others see the rows, too.
+                let sums = many.filter(col("n").gt_eq(lit(0))).group_by("k").agg([sum(col("n")).alias("s")]);
+                let joined = sums.join(&few, "k", JoinType::Inner);
+                assert!(explained(&joined).contains("held by the join"));
+                let keys = held.iter().filter(|key| twice(**key) > 0).count();
+                assert_eq!(joined.count().expect("a count"), keys as u64);
+                let first = many.sort("n").limit(10_000).join(&few, "k", JoinType::Inner);
+                assert!(!explained(&first).contains("held by the join"), "{}", explained(&first));
+                let itself = many.join(&many.filter(col("n").lt(lit(5))), "n", JoinType::Inner);
+                assert_eq!(itself.count().expect("a count"), 5);
+                assert_eq!(many.join(&many, "n", JoinType::Inner).count().expect("a count"), 40_000);
+            }
+        }
+    });
+}

@@ -6,7 +6,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion_common::{JoinSide, JoinType, NullEquality};
 
 use super::instance::{Instance, min_memory};
-use super::shape::{Definition, allows_broadcast};
+use super::runtime_filter::RuntimeFilter;
+use super::shape::{Definition, Told, allows_broadcast, allows_runtime_filter};
 use crate::expression::{Expression, same_types};
 
 /// Joins two inputs by equal keys. Port 0 is the left one, port 1 the right one.
@@ -72,6 +73,22 @@ impl HashJoin {
     /// Whether the side that is held may be broadcast: not if it is emitted for itself, as the left is in a left join.
     pub fn allows_broadcast(join_type: JoinType, build: JoinSide) -> bool {
         allows_broadcast(join_type, build)
+    }
+
+    /// Tells `filter` the keys of the held side, those of `keys` as they are numbered, so that the other side's rows that
+    /// match none of them are left out where they come from. `each_has_all` says that every partition holds all rows.
+    ///
+    /// For joins of which [`HashJoin::allows_runtime_filter`], and no `not in`.
+    #[must_use]
+    pub fn with_runtime_filter(mut self, filter: RuntimeFilter, keys: Vec<usize>, each_has_all: bool) -> Self {
+        self.definition.told = Some(Told { filter, keys, each_has_all });
+        self
+    }
+
+    /// Whether the rows that stream past the `build` side may be left out where they match none of it: not if they are
+    /// emitted all the same, as the left ones are in a left join.
+    pub fn allows_runtime_filter(join_type: JoinType, build: JoinSide) -> bool {
+        allows_runtime_filter(join_type, build)
     }
 
     /// The columns that it emits.

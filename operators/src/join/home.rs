@@ -16,6 +16,7 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::cursor::Limits;
 use super::flags::Flags;
 use super::keys::KeyEncoder;
+use super::runtime_filter::Slot;
 use super::shape::Shape;
 use super::table::Table;
 
@@ -38,6 +39,8 @@ pub(super) struct Home {
     pub(super) slice_rows: usize,
     /// Bytes of a frame on disk.
     pub(super) frame_bytes: usize,
+    /// What others know of the held side.
+    pub(super) filter: Option<Arc<Slot>>,
 }
 
 impl Home {
@@ -66,6 +69,11 @@ impl Home {
     pub(super) fn table_bytes(&self, rows: usize, bytes: usize) -> usize {
         let copy = bytes + bytes / 32 + 512 * self.shape.stored_schema.fields().len();
         copy + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+    }
+
+    /// Gives up what only helps others; the bytes that this frees.
+    pub(super) fn forget_filter(&self) -> usize {
+        self.filter.as_ref().map_or(0, |filter| filter.forget_keys())
     }
 
     /// Whether `bytes` could be had now.

@@ -16,11 +16,13 @@ use foldhash::fast::RandomState;
 use crate::aggregate::normalised;
 
 /// Turns key columns into [`Keys`].
+#[derive(Debug)]
 pub(super) struct KeyEncoder {
     kind: Kind,
     nulls_equal: bool,
 }
 
+#[derive(Debug)]
 enum Kind {
     /// No keys: every row may match every row.
     All,
@@ -60,17 +62,22 @@ static SEEDS: LazyLock<([u64; 2], RandomState)> = LazyLock::new(|| {
 impl KeyEncoder {
     /// An encoder of the columns `keys` of `schema`.
     pub(super) fn new(schema: &Schema, keys: &[usize], nulls_equal: bool) -> Result<Self> {
-        use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
         let types: Vec<_> = keys.iter().map(|&key| schema.field(key).data_type().clone()).collect();
+        Self::of_types(&types, nulls_equal)
+    }
+
+    /// An encoder of columns of these types.
+    pub(super) fn of_types(types: &[DataType], nulls_equal: bool) -> Result<Self> {
+        use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
         let widths: Option<Vec<_>> = types.iter().map(width).collect();
-        let kind = match (types.as_slice(), widths) {
+        let kind = match (types, widths) {
             ([], _) => Kind::All,
             // Nulls that equal each other need a value.
-            _ if nulls_equal => Self::by_rows(&types)?,
+            _ if nulls_equal => Self::by_rows(types)?,
             ([_], Some(widths)) if widths[0] <= 8 => Kind::Word,
             (_, Some(widths)) if widths.iter().sum::<usize>() <= 16 => Kind::Wide,
             ([Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView], _) => Kind::Bytes,
-            _ => Self::by_rows(&types)?,
+            _ => Self::by_rows(types)?,
         };
         Ok(Self { kind, nulls_equal })
     }

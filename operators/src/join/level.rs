@@ -289,6 +289,10 @@ impl Level {
     /// Writes up to `bytes`, or a piece, to disk; what that freed. Rows that wait for a bucket that is elsewhere go
     /// first.
     pub(super) fn spill_some(&mut self, bytes: usize, cursor: Option<&mut Cursor>) -> Result<usize> {
+        let forgotten = self.home.forget_filter();
+        if forgotten > 0 {
+            return Ok(forgotten);
+        }
         if !self.is_spread() && !self.unspread.is_empty() {
             self.spread()?;
         }

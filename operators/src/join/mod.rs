@@ -21,6 +21,7 @@ mod instance;
 mod keys;
 mod level;
 mod nested_loop_join;
+mod runtime_filter;
 mod shape;
 mod table;
 #[cfg(test)]
@@ -29,3 +30,4 @@ mod tests;
 pub use asof::{AsofDirection, AsofJoin};
 pub use hash_join::HashJoin;
 pub use nested_loop_join::NestedLoopJoin;
+pub use runtime_filter::RuntimeFilter;

@@ -13,6 +13,7 @@ use datafusion_common::{JoinSide, JoinType, NullEquality};
 use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 
+use super::runtime_filter::RuntimeFilter;
 use crate::expression::{Expression, failed};
 
 /// Which rows of one side are emitted for themselves, not as part of a pair.
@@ -55,6 +56,24 @@ pub(super) struct Definition {
     pub(super) build: JoinSide,
     pub(super) output: Option<Vec<usize>>,
     pub(super) null_aware: bool,
+    pub(super) told: Option<Told>,
+}
+
+/// To whom it tells the keys of the held side.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) filter: RuntimeFilter,
+    /// Which of the keys.
+    pub(super) keys: Vec<usize>,
+    pub(super) each_has_all: bool,
+}
+
+/// The same, with columns of the held rows.
+#[derive(Debug)]
+pub(super) struct ToldKeys {
+    pub(super) filter: RuntimeFilter,
+    pub(super) columns: Vec<usize>,
+    pub(super) each_has_all: bool,
 }
 
 /// A join as its instances run it.
@@ -76,6 +95,7 @@ pub(super) struct Shape {
     pub(super) nulls_equal: bool,
     /// `not in`: a null among the other side's keys leaves nothing, and a null key is only not in nothing.
     pub(super) null_aware: bool,
+    pub(super) filter_keys: Option<ToldKeys>,
     pub(super) filter: Option<Residual>,
     pub(super) output: Vec<Origin>,
     pub(super) output_schema: SchemaRef,
@@ -95,7 +115,17 @@ impl Definition {
         check_pairs(&left, &right, &on)?;
         let inputs = [left, right];
         let build = JoinSide::Left;
-        Ok(Self { inputs, on, join_type, null_equality, filter: None, build, output: None, null_aware: false })
+        Ok(Self {
+            inputs,
+            on,
+            join_type,
+            null_equality,
+            filter: None,
+            build,
+            output: None,
+            null_aware: false,
+            told: None,
+        })
     }
 
     /// Output columns before some of them are chosen: port and column, or the mark.
@@ -205,7 +235,20 @@ impl Definition {
             let matched = Arc::new(Field::new("matched", DataType::Boolean, false));
             Arc::new(Schema::new(build_schema.fields().iter().cloned().chain([matched]).collect::<Vec<_>>()))
         };
-        let keys = |port: Port| self.on.iter().map(|&(l, r)| index((port, [l, r][port]))).collect();
+        let keys = |port: Port| -> Vec<usize> { self.on.iter().map(|&(l, r)| index((port, [l, r][port]))).collect() };
+        let build_keys = keys(build_port);
+        let filter_keys = match &self.told {
+            Some(told) => {
+                if !allows_runtime_filter(self.join_type, self.build) || self.null_aware {
+                    return Err(OperatorError::new("rows of the streamed side that match nothing are of use here"));
+                }
+                let column = |key: &usize| build_keys.get(*key).copied();
+                let columns = told.keys.iter().map(column).collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty());
+                let columns = columns.ok_or_else(|| OperatorError::new("a runtime filter is by keys of the join"))?;
+                Some(ToldKeys { filter: told.filter.clone(), columns, each_has_all: told.each_has_all })
+            }
+            None => None,
+        };
         let output: Vec<_> = chosen.iter().map(|(at, _)| at.map_or(Origin::Mark, place)).collect();
         let (mut build_read, mut probe_read) = (Vec::new(), Vec::new());
         for origin in output.iter().chain(filter.iter().flat_map(|filter| &filter.columns)) {
@@ -223,10 +266,11 @@ impl Definition {
             probe_schema: project(1 - build_port)?,
             build_schema,
             stored_schema: stored,
-            build_keys: keys(build_port),
+            build_keys,
             probe_keys: keys(1 - build_port),
             nulls_equal: self.null_equality == NullEquality::NullEqualsNull,
             null_aware: self.null_aware,
+            filter_keys,
             filter,
             output,
             build_read,
@@ -331,6 +375,13 @@ pub(super) fn allows_broadcast(join_type: JoinType, build: JoinSide) -> bool {
         JoinSide::Right => right == Rows::None,
         JoinSide::None => false,
     }
+}
+
+/// Whether rows of the side that streams past `build` may be left out that match none of the held rows.
+pub(super) fn allows_runtime_filter(join_type: JoinType, build: JoinSide) -> bool {
+    let (_, left, right) = rows_of(join_type);
+    let probe = if build == JoinSide::Left { right } else { left };
+    matches!(probe, Rows::None | Rows::Matched)
 }
 
 impl Shape {
