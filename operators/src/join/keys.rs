@@ -96,6 +96,11 @@ impl KeyEncoder {
         !matches!(self.kind, Kind::All)
     }
 
+    /// Whether a key is one word.
+    pub(super) fn is_word(&self) -> bool {
+        matches!(self.kind, Kind::Word)
+    }
+
     /// Bytes that the keys of `rows` rows, whose key columns have `column_bytes`, take beside the columns.
     pub(super) fn bytes(&self, rows: usize, column_bytes: usize) -> usize {
         match self.kind {

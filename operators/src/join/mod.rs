@@ -20,6 +20,7 @@ mod home;
 mod instance;
 mod keys;
 mod level;
+mod making;
 mod nested_loop_join;
 mod runtime_filter;
 mod shape;
