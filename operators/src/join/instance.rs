@@ -25,7 +25,7 @@ use super::runtime_filter::Teller;
 use super::shape::Shape;
 
 /// Bytes beside rows that an instance counts on: arrays' and files' own structures.
-const STRUCTURE_BYTES: usize = 128 << 10;
+const STRUCTURE_BYTES: usize = 136 << 10;
 /// Largest frame on disk; smaller where batches are.
 const FRAME_BYTES: usize = 128 << 10;
 /// Most bytes that one call of `spill` writes.

@@ -160,7 +160,9 @@ impl Level {
                 let bucket = if keys.is_valid(row) {
                     let bucket = self.tables.bucket(hashes[row]);
                     let seen = &mut self.buckets[bucket];
-                    seen.several |= *seen.hash.get_or_insert(hashes[row]) != hashes[row];
+                    if !seen.several {
+                        seen.several = *seen.hash.get_or_insert(hashes[row]) != hashes[row];
+                    }
                     bucket
                 } else if shape.keeps_unmatchable() {
                     self.turn = (self.turn + 1) % absent;
