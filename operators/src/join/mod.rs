@@ -24,6 +24,7 @@ mod making;
 mod nested_loop_join;
 mod runtime_filter;
 mod shape;
+mod spec;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 
 use super::runtime_filter::RuntimeFilter;
+use super::spec::{chosen, nullable};
 use crate::expression::{Expression, failed};
 
 /// Which rows of one side are emitted for themselves, not as part of a pair.
@@ -130,13 +131,9 @@ impl Definition {
 
     /// Output columns before some of them are chosen: port and column, or the mark.
     fn all_output(&self) -> Vec<(Option<(Port, usize)>, FieldRef)> {
-        let side = |port: Port, nullable: bool| {
+        let side = |port: Port, may_be_null: bool| {
             self.inputs[port].fields().iter().enumerate().map(move |(index, field)| {
-                let field = if nullable && !field.is_nullable() {
-                    Arc::new(field.as_ref().clone().with_nullable(true))
-                } else {
-                    Arc::clone(field)
-                };
+                let field = if may_be_null { nullable(field) } else { Arc::clone(field) };
                 (Some((port, index)), field)
             })
         };
@@ -172,17 +169,7 @@ impl Definition {
             }
         }
 
-        let all = self.all_output();
-        let chosen: Vec<_> = match &self.output {
-            None => all.clone(),
-            Some(output) => output
-                .iter()
-                .map(|&index| {
-                    let column = all.get(index).cloned();
-                    column.ok_or_else(|| OperatorError::new(format!("the join has no output column {index}")))
-                })
-                .collect::<Result<_>>()?,
-        };
+        let chosen = chosen(self.all_output(), self.output.as_deref())?;
 
         // What is read of each input.
         let mut used = [vec![false; self.inputs[0].fields().len()], vec![false; self.inputs[1].fields().len()]];

@@ -202,8 +202,10 @@ impl Instance {
             at => Some(self.right.row(at)),
         };
         let right_rows: Vec<Option<u32>> = rights.iter().map(right_row).collect();
-        let count = self.fitting(left, from, &left_rows, &right_rows);
-        let piece = self.piece(left, from, &left_rows[..count], &right_rows[..count])?;
+        let mut found = Found { left, right: from, left_rows: &left_rows, right_rows: &right_rows };
+        let count = found.fitting(&self.shape, self.bytes.saturating_sub(self.waiting_bytes));
+        (found.left_rows, found.right_rows) = (&left_rows[..count], &right_rows[..count]);
+        let piece = found.output(&self.shape)?;
         self.pairs.given += count;
         let (rows, bytes) = (piece.num_rows(), batch_bytes(&piece));
         if self.waiting.is_empty() && (2 * rows >= self.rows || 2 * bytes >= self.bytes) {
@@ -221,59 +223,6 @@ impl Instance {
         Ok(())
     }
 
-    /// How many of these pairs fit in the batch: one at the least.
-    fn fitting(
-        &self,
-        left: &RecordBatch,
-        right: Option<&RecordBatch>,
-        left_rows: &[u32],
-        right_rows: &[Option<u32>],
-    ) -> usize {
-        let columns = |port: Port| -> Vec<usize> {
-            self.shape.output.iter().filter(|(of, _)| *of == port).map(|(_, column)| *column).collect()
-        };
-        let limit = self.bytes.saturating_sub(self.waiting_bytes);
-        let left = RowBytes::new(left, &columns(0));
-        let right = right.map(|right| RowBytes::new(right, &columns(1)));
-        let most = left.most() + right.as_ref().map_or(0, RowBytes::most);
-        if left_rows.len() * most <= limit {
-            return left_rows.len();
-        }
-        let mut bytes = 0;
-        for (at, (left_row, right_row)) in left_rows.iter().zip(right_rows).enumerate() {
-            bytes += left.of(*left_row as usize);
-            if let (Some(right), Some(row)) = (&right, right_row) {
-                bytes += right.of(*row as usize);
-            }
-            if bytes > limit && at > 0 {
-                return at;
-            }
-        }
-        left_rows.len()
-    }
-
-    fn piece(
-        &self,
-        left: &RecordBatch,
-        right: Option<&RecordBatch>,
-        left_rows: &[u32],
-        right_rows: &[Option<u32>],
-    ) -> Result<RecordBatch> {
-        let mut lefts = ProbeRows::new(left, left_rows);
-        let rights = UInt32Array::from_iter(right_rows.iter().copied());
-        let columns = self.shape.output.iter().zip(self.shape.schema.fields());
-        let columns = columns.map(|((port, column), field)| -> Result<ArrayRef> {
-            match (port, right) {
-                (0, _) => lefts.column(*column),
-                (_, Some(right)) => Ok(take(right.column(*column), &rights, None)?),
-                (_, None) => Ok(new_null_array(field.data_type(), left_rows.len())),
-            }
-        });
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(left_rows.len()));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.shape.schema), columns, &options)?)
-    }
-
     /// Emits the output that waits.
     fn flush(&mut self, out: &mut Outbox) -> Result<()> {
         (self.waiting_rows, self.waiting_bytes) = (0, 0);
@@ -285,6 +234,56 @@ impl Instance {
             several => out.push(concat_batches(&self.shape.schema, several)?),
         }
         Ok(())
+    }
+}
+
+/// Rows of two batches that were found to be pairs.
+struct Found<'a> {
+    left: &'a RecordBatch,
+    right: Option<&'a RecordBatch>,
+    left_rows: &'a [u32],
+    right_rows: &'a [Option<u32>],
+}
+
+impl Found<'_> {
+    /// How many of the pairs have no more than `limit` bytes: one at the least.
+    fn fitting(&self, shape: &Shape, limit: usize) -> usize {
+        let columns = |port: Port| -> Vec<usize> {
+            shape.output.iter().filter(|(of, _)| *of == port).map(|(_, column)| *column).collect()
+        };
+        let left = RowBytes::new(self.left, &columns(0));
+        let right = self.right.map(|right| RowBytes::new(right, &columns(1)));
+        let most = left.most() + right.as_ref().map_or(0, RowBytes::most);
+        if self.left_rows.len() * most <= limit {
+            return self.left_rows.len();
+        }
+        let mut bytes = 0;
+        for (at, (left_row, right_row)) in self.left_rows.iter().zip(self.right_rows).enumerate() {
+            bytes += left.of(*left_row as usize);
+            if let (Some(right), Some(row)) = (&right, right_row) {
+                bytes += right.of(*row as usize);
+            }
+            if bytes > limit && at > 0 {
+                return at;
+            }
+        }
+        self.left_rows.len()
+    }
+
+    fn output(&self, shape: &Shape) -> Result<RecordBatch> {
+        let mut lefts = ProbeRows::new(self.left, self.left_rows);
+        let rights = UInt32Array::from_iter(self.right_rows.iter().copied());
+        let columns = shape.output.iter().zip(shape.schema.fields());
+        let columns = columns.map(|((port, column), field)| -> Result<ArrayRef> {
+            match (port, self.right) {
+                (0, _) => lefts.column(*column),
+                (_, Some(right)) => Ok(take(right.column(*column), &rights, None)?),
+                (_, None) => Ok(new_null_array(field.data_type(), self.left_rows.len())),
+            }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(self.left_rows.len()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&shape.schema), columns, &options)?)
     }
 }
 

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use self::instance::{Instance, min_memory};
 use self::order::Encoder;
 use super::shape::check_pairs;
-use crate::expression::same_types;
+use super::spec::{check_inputs, chosen, nullable};
 
 /// Where the right row of an [`AsofJoin`] is, seen from the left one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -136,22 +136,11 @@ impl AsofJoin {
         let all: Vec<(Port, usize, FieldRef)> = (0..2)
             .flat_map(|port| self.inputs[port].fields().iter().enumerate().map(move |(at, field)| (port, at, field)))
             .map(|(port, at, field)| {
-                let nullable = port == 1 && self.join_type == JoinType::Left && !field.is_nullable();
-                let field =
-                    if nullable { Arc::new(field.as_ref().clone().with_nullable(true)) } else { Arc::clone(field) };
-                (port, at, field)
+                let may_be_null = port == 1 && self.join_type == JoinType::Left;
+                (port, at, if may_be_null { nullable(field) } else { Arc::clone(field) })
             })
             .collect();
-        let chosen = match &self.output {
-            None => all,
-            Some(output) => output
-                .iter()
-                .map(|&index| {
-                    let column = all.get(index).cloned();
-                    column.ok_or_else(|| OperatorError::new(format!("the join has no output column {index}")))
-                })
-                .collect::<Result<_>>()?,
-        };
+        let chosen = chosen(all, self.output.as_deref())?;
         let side = |port: Port| -> (Vec<usize>, usize) {
             let of = |&(left, right): &(usize, usize)| if port == 0 { left } else { right };
             (self.on.iter().map(of).collect(), of(&self.time))
@@ -180,11 +169,7 @@ impl OperatorSpec for AsofJoin {
     }
 
     fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
-        for (expected, found) in self.inputs.iter().zip(inputs) {
-            if !same_types(expected, found) {
-                return Err(OperatorError::new(format!("an input has {found} instead of {expected}")));
-            }
-        }
+        check_inputs(&self.inputs, inputs)?;
         self.schema()
     }
 
