@@ -71,18 +71,20 @@ impl Frame {
     /// [`JoinType::Inner`] it goes.
     ///
     /// A null among keys and times is nearest to nothing. Of several rows of `other` with equal keys and the nearest
-    /// time it is one. Columns are called as by [`Frame::join`], and the time of `other` is kept. The order of rows is not.
+    /// time it is one. Columns are called as by [`Frame::join`], and the time of `other` is kept. The order of rows is
+    /// not.
     ///
     /// ```
     /// # use aqueduct::prelude::*;
     /// # fn main() -> aqueduct::Result<()> {
     /// # let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start()?;
-    /// let trades = cluster.sql("select * from (values ('A', 3, 10), ('A', 7, 20), ('B', 1, 30)) as t(stock, at, size)")?;
-    /// let quotes = cluster.sql("select * from (values ('A', 1, 1.5), ('A', 6, 1.6), ('B', 2, 9.0)) as t(stock, at, bid)")?;
-    /// let last = trades.join_asof(&quotes, AsOf::backward("at").by("stock"), JoinType::Left).sort("size").compute()?;
-    /// assert_eq!(last.i64s("at_right")?, [Some(1), Some(6), None]);
-    /// let next = trades.join_asof(&quotes, AsOf::forward("at").by("stock"), JoinType::Inner).sort("size").compute()?;
-    /// assert_eq!(next.i64s("at_right")?, [Some(6), Some(2)]);
+    /// let trades = "select * from (values ('A', 3, 10), ('A', 7, 20), ('B', 1, 30)) as t(stock, tick, size)";
+    /// let quotes = "select * from (values ('A', 1, 1.5), ('A', 6, 1.6), ('B', 2, 9.0)) as t(stock, tick, bid)";
+    /// let (trades, quotes) = (cluster.sql(trades)?, cluster.sql(quotes)?);
+    /// let last = trades.join_asof(&quotes, AsOf::backward("tick").by("stock"), JoinType::Left);
+    /// assert_eq!(last.sort("size").compute()?.i64s("tick_right")?, [Some(1), Some(6), None]);
+    /// let next = trades.join_asof(&quotes, AsOf::forward("tick").by("stock"), JoinType::Inner);
+    /// assert_eq!(next.sort("size").compute()?.i64s("tick_right")?, [Some(6), Some(2)]);
     /// # Ok(())
     /// # }
     /// ```

@@ -1,7 +1,7 @@
 //! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from.
 //!
-//! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at more
-//! than the row itself, or at rows with the same value in the key alone, and nobody else wants it.
+//! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at
+//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it.
 
 use std::collections::HashSet;
 use std::sync::Arc;

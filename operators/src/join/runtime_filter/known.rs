@@ -16,7 +16,7 @@ use datafusion_functions_aggregate::min_max::{MaxAccumulator, MinAccumulator};
 use parking_lot::Mutex;
 
 use super::bloom::Bloom;
-use super::{MOST_KEYS_IN_ALL, Part};
+use super::{MOST_KEYS, Part};
 use crate::expression::failed;
 use crate::join::keys::KeyEncoder;
 
@@ -85,7 +85,7 @@ impl Known {
         }
         let hashes: Option<Vec<&[u64]>> =
             parts.iter().map(|part| part.hashes.as_ref().map(|(hashes, _)| hashes.as_slice())).collect();
-        let hashes = hashes.filter(|parts| parts.iter().map(|part| part.len()).sum::<usize>() <= MOST_KEYS_IN_ALL);
+        let hashes = hashes.filter(|parts| parts.iter().map(|part| part.len()).sum::<usize>() <= MOST_KEYS);
         let keys = hashes.and_then(|parts| Bloom::of(parts.into_iter(), memory)).map(Arc::new);
         let (looked, passed) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { encoder, bounds, is_empty, keys: Mutex::new(keys), looked, passed }

@@ -28,10 +28,8 @@ use self::known::{Bound, Known};
 use super::keys::KeyEncoder;
 use crate::expression::Expression;
 
-/// Keys that one partition remembers at the most.
-const MOST_KEYS: usize = 1 << 17;
-/// Keys of all partitions: for more, bounds are all there is.
-const MOST_KEYS_IN_ALL: usize = 1 << 20;
+/// Keys that are remembered at the most, in all partitions: for more, bounds are all there is.
+const MOST_KEYS: usize = 1 << 20;
 /// What must be free beside what is remembered, for each of its bytes: a join needs its memory for rows.
 const SPARE: usize = 8;
 
@@ -129,6 +127,8 @@ pub(super) struct Teller {
     encoder: Arc<KeyEncoder>,
     /// Columns of the held rows.
     columns: Vec<usize>,
+    /// Keys of this partition: twice its share, for shares differ.
+    most_keys: usize,
     /// Its rows are all held rows, and another partition tells them.
     silent: bool,
 }
@@ -164,7 +164,8 @@ impl Teller {
         }
         drop(state);
         let (slot, memory) = (Arc::clone(slot), memory.clone());
-        Ok(Self { slot, partition, memory, encoder, columns, silent })
+        let most_keys = (2 * MOST_KEYS / tellers.max(1)).min(MOST_KEYS);
+        Ok(Self { slot, partition, memory, encoder, columns, most_keys, silent })
     }
 
     /// Takes in rows of the held side.
@@ -187,7 +188,7 @@ impl Teller {
         };
         let bytes = held.bytes() + more;
         let spare = self.memory.room() >= self.memory.floor() + SPARE * bytes;
-        if hashes.len() + batch.num_rows() > MOST_KEYS || !spare || !held.try_grow(more) {
+        if hashes.len() + batch.num_rows() > self.most_keys || !spare || !held.try_grow(more) {
             part.hashes = None;
             return Ok(());
         }
