@@ -48,7 +48,7 @@ pub use cluster::{LocalCluster, LocalClusterBuilder};
 pub use datafusion_common::JoinType;
 pub use error::{Error, Result};
 pub use expr::{IntoExpr, IntoExprs, col, count_rows, mean};
-pub use frame::{Frame, GroupBy, IntoSortKey, IntoSortKeys, Over, asc, desc};
+pub use frame::{AsOf, Frame, GroupBy, IntoSortKey, IntoSortKeys, Over, asc, desc};
 pub use progress::JobProgress;
 pub use run::FrameStream;
 pub use sql::Place;
@@ -75,7 +75,7 @@ pub mod prelude {
     };
 
     pub use crate::{
-        CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, JoinType, LocalCluster, OnMismatch, Over, Table, asc,
-        col, count_rows, desc, mean,
+        AsOf, CsvOptions, Error, Frame, FrameStream, Graph, GroupBy, JoinType, LocalCluster, OnMismatch, Over, Table,
+        asc, col, count_rows, desc, mean,
     };
 }

@@ -1,8 +1,8 @@
 //! What a row costs in a hash join, on one core: 10,000,000 rows with 10,000,000 by a whole number, both sides in random
 //! order, as one of eight partitions would see them.
 //!
-//! `cargo run --release -p aqueduct-operators --example join_speed [million rows]` prints nanoseconds per row of either
-//! side.
+//! `cargo run --release -p aqueduct-operators --example join_speed [million rows]` prints seconds, and nanoseconds per row of
+//! either side.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,5 +102,6 @@ fn settle(operator: &mut dyn Operator, mut step: Step, out: &mut Outbox) -> Resu
 }
 
 fn report(name: &str, time: Duration, rows: usize, rows_out: usize) {
-    println!("{name}: {:.1} ns a row, {rows_out} rows out so far", time.as_nanos() as f64 / rows as f64);
+    let (seconds, nanoseconds) = (time.as_secs_f64(), time.as_nanos() as f64 / rows as f64);
+    println!("{name}: {seconds:.3} s, {nanoseconds:.1} ns a row, {rows_out} rows out so far");
 }

@@ -98,16 +98,7 @@ impl Frame {
             let (left, right) = (side(left, 0)?, side(right, 1)?);
             let left_keys = keys(left_on, &left)?;
             let right_keys = keys(right_on, &right)?;
-            let twins: Vec<(Column, Column)> = left_keys
-                .iter()
-                .zip(&right_keys)
-                .filter_map(|(left, right)| match (left, right) {
-                    (Expr::Column(left), Expr::Column(right)) if left.name == right.name => {
-                        Some((left.clone(), right.clone()))
-                    }
-                    _ => None,
-                })
-                .collect();
+            let twins = twins(&left_keys, &right_keys);
             let columns = names(&left, &right, &twins, how)?;
             LogicalPlanBuilder::from(left)
                 .join_with_expr_keys(right, how, (left_keys, right_keys), None)?
@@ -117,12 +108,12 @@ impl Frame {
 }
 
 /// A side of a join, whose columns are told from the other's by its name.
-fn side(plan: LogicalPlan, index: usize) -> QueryResult<LogicalPlan> {
+pub(super) fn side(plan: LogicalPlan, index: usize) -> QueryResult<LogicalPlan> {
     // Names are unique in a frame, whatever table a column came from.
     LogicalPlanBuilder::from(plan).alias(TableReference::bare(SIDES[index]))?.build()
 }
 
-fn keys(exprs: Vec<Expr>, plan: &LogicalPlan) -> QueryResult<Vec<Expr>> {
+pub(super) fn keys(exprs: Vec<Expr>, plan: &LogicalPlan) -> QueryResult<Vec<Expr>> {
     let keys = exprs.into_iter().map(|expr| {
         for column in expr.column_refs() {
             if plan.schema().iter().all(|(_, field)| *field.name() != column.name) {
@@ -134,8 +125,22 @@ fn keys(exprs: Vec<Expr>, plan: &LogicalPlan) -> QueryResult<Vec<Expr>> {
     keys.collect()
 }
 
+/// The keys that are columns of one name on both sides.
+pub(super) fn twins(left: &[Expr], right: &[Expr]) -> Vec<(Column, Column)> {
+    let twins = left.iter().zip(right).filter_map(|(left, right)| match (left, right) {
+        (Expr::Column(left), Expr::Column(right)) if left.name == right.name => Some((left.clone(), right.clone())),
+        _ => None,
+    });
+    twins.collect()
+}
+
 /// The columns of a join under names of their own. Of keys that have one name on both sides there is one.
-fn names(left: &LogicalPlan, right: &LogicalPlan, twins: &[(Column, Column)], how: JoinType) -> QueryResult<Vec<Expr>> {
+pub(super) fn names(
+    left: &LogicalPlan,
+    right: &LogicalPlan,
+    twins: &[(Column, Column)],
+    how: JoinType,
+) -> QueryResult<Vec<Expr>> {
     let columns = |plan: &LogicalPlan| plan.schema().columns();
     let (left, right) = (columns(left), columns(right));
     let one_side =

@@ -4,6 +4,7 @@
 //! remembered and reported by the first method that returns a `Result`, so that steps chain without `?`.
 
 mod apply;
+mod asof;
 mod explain;
 mod group;
 mod join;
@@ -22,6 +23,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion_common::{Column, DataFusionError, Result as QueryResult, plan_err};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
+pub use asof::AsOf;
 pub use group::GroupBy;
 pub use order::{IntoSortKey, IntoSortKeys, asc, desc};
 pub use window::Over;

@@ -16,11 +16,12 @@ use datafusion_physical_expr::expressions::Column;
 
 use super::columns::Extended;
 use super::estimate::{Estimate, estimate};
+use super::runtime_filter::JoinFilter;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
 /// A key of either side, and the type that both are compared in.
-type Key = (Expr, Option<DataType>);
+pub(super) type Key = (Expr, Option<DataType>);
 
 /// What a broadcast must save: rows of the other side for each row that is sent to one more partition.
 const PROBE_ROWS_PER_COPY: f64 = 4.0;
@@ -35,33 +36,38 @@ impl Planner {
         if join.null_aware && (join.on.len() > 1 || join.filter.is_some()) {
             return self.join(&not_in_of_some(join)?, needed);
         }
-        let left = self.plan_for(&join.left, false)?;
-        let right = self.plan_for(&join.right, false)?;
         let sizes = (estimate(&join.left), estimate(&join.right));
         if join.on.is_empty() {
-            self.nested_loop_join(join, left, right, sizes, needed)
-        } else {
-            self.hash_join(join, left, right, sizes, needed)
+            let left = self.plan_for(&join.left, false)?;
+            let right = self.plan_for(&join.right, false)?;
+            return self.nested_loop_join(join, left, right, sizes, needed);
         }
+        let build = match join.null_aware {
+            // One null among these keys decides over all rows of the other side.
+            true => JoinSide::Right,
+            false => smaller(sizes.0, sizes.1),
+        };
+        let (held, probed) = if build == JoinSide::Left { sizes } else { (sizes.1, sizes.0) };
+        let filter = self.runtime_filter(join, build, (held, probed));
+        let left = self.plan_for(&join.left, false)?;
+        let right = self.plan_for(&join.right, false)?;
+        self.hash_join(join, build, (left, right), sizes, filter, needed)
     }
 
     fn hash_join(
         &mut self,
         join: &Join,
-        left: Flow,
-        right: Flow,
+        build: JoinSide,
+        (left, right): (Flow, Flow),
         (left_size, right_size): (Estimate, Estimate),
+        filter: Option<JoinFilter>,
         needed: Option<&[usize]>,
     ) -> Result<Flow> {
-        let (left_keys, right_keys) = keys(join)?;
+        let on = join.on.iter().map(|(left, right)| (left, right));
+        let (left_keys, right_keys) = common_types(on, join.left.schema(), join.right.schema())?;
         let left = self.with_keys(left, join.left.schema(), &left_keys)?;
         let right = self.with_keys(right, join.right.schema(), &right_keys)?;
         let (width, on) = (left.flow.schema.fields().len(), pairs(&left.columns, &right.columns));
-        let build = match join.null_aware {
-            // One null among these keys decides over all rows of the other side.
-            true => JoinSide::Right,
-            false => smaller(left_size, right_size),
-        };
         let output = output(join, width, right.flow.schema.fields().len(), needed);
         let (left_schema, right_schema) = (SchemaRef::clone(&left.flow.schema), SchemaRef::clone(&right.flow.schema));
         let mut spec = HashJoin::try_new(left_schema, right_schema, on.clone(), join.join_type, join.null_equality)?
@@ -74,7 +80,15 @@ impl Planner {
             spec = spec.null_aware();
         }
         let (left_node, right_node) = (left.flow.node, right.flow.node);
-        let (inputs, single) = if self.broadcasts(join, build, left_size, right_size) {
+        let broadcasts = self.broadcasts(join, build, left_size, right_size);
+        if let Some(JoinFilter { filter, keys }) = filter {
+            // Where keys were said twice, each is there once.
+            let pair = |key: &usize| (left.columns[*key], right.columns[*key]);
+            let place = |key: &usize| on.iter().position(|known| *known == pair(key));
+            let keys = keys.iter().map(place).map(|key| key.expect("each pair of keys is among them")).collect();
+            spec = spec.with_runtime_filter(filter, keys, broadcasts);
+        }
+        let (inputs, single) = if broadcasts {
             broadcast(&left.flow, &right.flow, build)
         } else if join.null_aware {
             ([left_node.gather(), right_node.gather()], true)
@@ -195,9 +209,13 @@ fn at_places(part: Expression, places: &[usize]) -> datafusion_common::Result<Tr
 }
 
 /// The keys of both sides, and the type to cast them to where they differ.
-fn keys(join: &Join) -> Result<(Vec<Key>, Vec<Key>)> {
-    let both = join.on.iter().map(|(left, right)| {
-        let (left_type, right_type) = (left.get_type(join.left.schema())?, right.get_type(join.right.schema())?);
+pub(super) fn common_types<'a>(
+    on: impl Iterator<Item = (&'a Expr, &'a Expr)>,
+    left_schema: &DFSchema,
+    right_schema: &DFSchema,
+) -> Result<(Vec<Key>, Vec<Key>)> {
+    let both = on.map(|(left, right)| {
+        let (left_type, right_type) = (left.get_type(left_schema)?, right.get_type(right_schema)?);
         if left_type == right_type {
             return Ok(((left.clone(), None), (right.clone(), None)));
         }
@@ -212,7 +230,7 @@ fn keys(join: &Join) -> Result<(Vec<Key>, Vec<Key>)> {
 }
 
 /// Each pair of columns once.
-fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
+pub(super) fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
     let mut pairs = Vec::with_capacity(left.len());
     for pair in left.iter().copied().zip(right.iter().copied()) {
         if !pairs.contains(&pair) {

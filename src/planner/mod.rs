@@ -11,12 +11,14 @@
 
 mod aggregate;
 mod apply;
+mod asof;
 mod columns;
 mod estimate;
 mod expr;
 mod join;
 mod reorder;
 mod repeated;
+mod runtime_filter;
 mod scan;
 mod sort;
 #[cfg(test)]
@@ -35,6 +37,7 @@ use datafusion_expr::{Expr, FetchType, LogicalPlan, SkipType};
 use datafusion_physical_expr::expressions::lit;
 
 pub(crate) use apply::Applied;
+pub(crate) use asof::{Asof, AsofRule, without_nulls};
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
 
@@ -42,6 +45,7 @@ use crate::error::{Error, Result};
 use crate::optimize;
 use crate::stack::on_large_stack;
 use repeated::Repeated;
+use runtime_filter::RuntimeFilters;
 
 /// Ports that a node may have.
 const MOST_PORTS: usize = 64;
@@ -125,6 +129,8 @@ struct Planner {
     stops_early: bool,
     /// What the plan says more than once.
     repeated: Repeated,
+    /// What joins ask of scans that are still to be planned.
+    runtime_filters: RuntimeFilters,
     /// Names that were made up.
     names: usize,
 }
@@ -134,7 +140,15 @@ impl Planner {
         let mut props = ExecutionProps::new();
         props.mark_start_execution(optimize::options());
         let repeated = Repeated::of(plan)?;
-        Ok(Self { graph: Graph::new(), props, settings, stops_early: false, repeated, names: 0 })
+        Ok(Self {
+            graph: Graph::new(),
+            props,
+            settings,
+            stops_early: false,
+            repeated,
+            runtime_filters: RuntimeFilters::of(plan)?,
+            names: 0,
+        })
     }
 
     fn plan(&mut self, plan: &LogicalPlan) -> Result<Flow> {
@@ -194,10 +208,16 @@ impl Planner {
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Window(window) => self.window(window),
             LogicalPlan::Repartition(repartition) => self.repartition(repartition),
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<Applied>() {
-                Some(applied) => self.applied(applied),
-                None => Err(Error::unsupported(kind(plan))),
-            },
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if let Some(applied) = node.downcast_ref::<Applied>() {
+                    self.applied(applied)
+                } else if let Some(asof) = node.downcast_ref::<Asof>() {
+                    self.asof(asof)
+                } else {
+                    Err(Error::unsupported(kind(plan)))
+                }
+            }
             other => Err(Error::unsupported(kind(other))),
         }
     }

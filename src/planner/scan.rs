@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
 use aqueduct_operators::parquet::{ParquetSource, TableStatistics};
-use aqueduct_operators::{Expression, MemorySource, Project};
+use aqueduct_operators::{Expression, Filter, MemorySource, Project};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -15,6 +15,7 @@ use datafusion_expr::{Expr, TableProviderFilterPushDown, TableSource};
 use datafusion_physical_expr::expressions::Column;
 
 use super::estimate::{Facts, number, text_bytes, value_bytes};
+use super::runtime_filter::and;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
@@ -246,8 +247,25 @@ impl Planner {
             true => Reading::Until,
             false => Reading::Whole,
         };
+        let named = |index: usize| Some(Column::new(table.schema.field(index).name(), index));
+        let (predicate, behind) = if matches!(table.rows, Rows::Parquet(..)) {
+            (predicate.into_iter().chain(self.asked_of(scan, named)).reduce(and), None)
+        } else {
+            let projected = |index: usize| match projection {
+                Some(columns) => {
+                    let at = columns.iter().position(|column| *column == index)?;
+                    Some(Column::new(table.schema.field(index).name(), at))
+                }
+                None => named(index),
+            };
+            (predicate, self.asked_of(scan, projected))
+        };
         let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, predicate, reading)?;
-        Ok(Flow { node, schema, ordered: true, single: few })
+        let flow = Flow { node, schema, ordered: true, single: few };
+        Ok(match behind {
+            Some(asked) => self.row_wise("runtime filter", Filter::new(asked), flow),
+            None => flow,
+        })
     }
 
     pub(super) fn empty(&mut self, empty: &EmptyRelation) -> Flow {

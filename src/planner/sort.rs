@@ -16,18 +16,21 @@ impl Planner {
         let exprs: Vec<_> = plan.expr.iter().map(|key| (key.expr.clone(), None)).collect();
         let keyed = self.with_columns(input, plan.input.schema(), &exprs)?;
         let keys = sort_columns(&plan.expr, &keyed.columns);
-        let (flow, schema) = (keyed.flow.clone(), keyed.flow.schema);
-        let sort = Sort::try_new(SchemaRef::clone(&schema), keys.clone(), plan.fetch)?;
-        let sorted = self.row_wise("sort", sort, flow);
-        let sorted = match sorted.single {
-            true => Flow { ordered: true, ..sorted },
-            false => {
-                let merge = Merge::try_new(schema, keys, plan.fetch)?;
-                let node = self.graph.operator("merge", merge, sorted.node.lanes());
-                Flow { node, ordered: true, single: true, ..sorted }
-            }
-        };
+        let sorted = self.in_order(keyed.flow, keys, plan.fetch)?;
         self.first_columns(sorted, plan.input.schema().inner())
+    }
+
+    /// All rows in one partition and one order.
+    pub(super) fn in_order(&mut self, input: Flow, keys: Vec<SortColumn>, fetch: Option<usize>) -> Result<Flow> {
+        let schema = SchemaRef::clone(&input.schema);
+        let sort = Sort::try_new(SchemaRef::clone(&schema), keys.clone(), fetch)?;
+        let sorted = self.row_wise("sort", sort, input);
+        if sorted.single {
+            return Ok(Flow { ordered: true, ..sorted });
+        }
+        let merge = Merge::try_new(schema, keys, fetch)?;
+        let node = self.graph.operator("merge", merge, sorted.node.lanes());
+        Ok(Flow { node, ordered: true, single: true, ..sorted })
     }
 }
 

@@ -236,3 +236,16 @@ fn an_order_is_one_of_each_partition_and_then_of_all() {
         ],
     );
 }
+
+#[test]
+fn a_scan_is_filtered_by_the_join_that_drops_what_it_does_not_match() {
+    let cluster = cluster();
+    let rows =
+        |name: &str, rows| cluster.from_source(name, aqueduct_operators::range("n", Some(rows))).expect("a source");
+    let filtered = |frame: &Frame| lines(frame).iter().any(|line| line.starts_with("runtime filter"));
+    let (many, few) = (rows("many", 1_000_000), rows("few", 1000).filter(crate::col("n").gt(datafusion_expr::lit(3))));
+    assert!(filtered(&many.join(&few, "n", JoinType::Inner)));
+    assert!(filtered(&few.join(&many, "n", JoinType::Left)));
+    assert!(!filtered(&many.join(&few, "n", JoinType::Left)));
+    assert!(filtered(&many.join(&rows("others", 1_000_000), "n", JoinType::Left).join(&few, "n", JoinType::Inner)));
+}

@@ -207,10 +207,14 @@ impl Blocks {
         let batch = match segment.rest.take() {
             Some(rest) => rest,
             None => {
-                // The block is full when there is no room to read more of it.
-                let starved = loading.rows > 0 && !segment.rows.is_reading() && !home.has_room(home.fetch_bytes());
-                if starved {
-                    return Ok(if free(&mut segment.rows)? == 0 { Loaded::Full } else { Loaded::Some });
+                // A block is full when there is no room to read more of it; what others hold makes room for its first rows.
+                if !segment.rows.is_reading() && !home.has_room(home.fetch_bytes()) {
+                    if free(&mut segment.rows)? > 0 {
+                        return Ok(Loaded::Some);
+                    }
+                    if loading.rows > 0 {
+                        return Ok(Loaded::Full);
+                    }
                 }
                 match segment.rows.next()? {
                     Next::Batch(batch) => batch,

@@ -229,6 +229,9 @@ impl Cursor {
         let rows = self.first.len();
         let single = (0..tables.list.len()).all(|bucket| tables.table(bucket).is_none_or(|table| table.is_single()));
         if single {
+            let most = limit.min(rows - self.at);
+            self.ids.reserve(most);
+            self.rows.reserve(most);
             while self.at < rows && self.ids.len() < limit {
                 let end = rows.min(self.at + (limit - self.ids.len()));
                 for row in self.at..end {

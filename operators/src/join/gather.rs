@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use aqueduct_runtime::Result;
 use aqueduct_runtime::batch::array_bytes;
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, GenericByteViewArray, GenericByteViewBuilder, UInt32Array, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
-use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, SchemaRef, StringViewType};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::shape::Origin;
@@ -45,11 +43,20 @@ impl<'a> Pairs<'a> {
 
     /// The build column `column`, whose type is `data_type`.
     pub(super) fn column(&mut self, column: usize, data_type: &DataType) -> Result<ArrayRef> {
-        match data_type {
-            DataType::Utf8View => return Ok(self.views::<StringViewType>(column)),
-            DataType::BinaryView => return Ok(self.views::<BinaryViewType>(column)),
-            _ => {}
-        }
+        let gathered = self.gather(column, data_type)?;
+        // Views still refer to the build rows' buffers, unless all of them are short.
+        Ok(match data_type {
+            DataType::Utf8View if !gathered.as_string_view().data_buffers().is_empty() => {
+                Arc::new(gathered.as_string_view().gc())
+            }
+            DataType::BinaryView if !gathered.as_binary_view().data_buffers().is_empty() => {
+                Arc::new(gathered.as_binary_view().gc())
+            }
+            _ => gathered,
+        })
+    }
+
+    fn gather(&mut self, column: usize, data_type: &DataType) -> Result<ArrayRef> {
         if let (Some(rows), Some(table)) = (&self.single, self.tables.table(0)) {
             return Ok(take(table.chunks[0].column(column), rows, None)?);
         }
@@ -91,36 +98,6 @@ impl<'a> Pairs<'a> {
             let shift = shifts[bucket];
             (self.starts[bucket] + (row >> shift), row & ((1 << shift) - 1))
         }));
-    }
-
-    /// Copies strings or bytes out of their views.
-    fn views<T: ByteViewType>(&self, column: usize) -> ArrayRef {
-        let buckets: Vec<(u32, Vec<&GenericByteViewArray<T>>)> = (0..self.tables.list.len())
-            .map(|bucket| match self.tables.table(bucket) {
-                Some(table) => {
-                    (table.shift, table.chunks.iter().map(|chunk| chunk.column(column).as_byte_view::<T>()).collect())
-                }
-                None => (0, Vec::new()),
-            })
-            .collect();
-        let at = |id: Id| {
-            let (shift, chunks) = buckets.get(bucket_of(id))?;
-            let row = id as u32 as usize;
-            Some((chunks[row >> shift], row & ((1 << shift) - 1)))
-        };
-        let long = self.ids.iter().map(|id| match at(*id).map(|(array, row)| array.views()[row] as u32) {
-            Some(length) if length > 12 => u64::from(length),
-            _ => 0,
-        });
-        let block_bytes = long.sum::<u64>().clamp(16, 1 << 30) as u32;
-        let mut builder = GenericByteViewBuilder::<T>::with_capacity(self.ids.len()).with_fixed_block_size(block_bytes);
-        for id in self.ids {
-            match at(*id) {
-                Some((array, row)) if array.is_valid(row) => builder.append_value(array.value(row)),
-                _ => builder.append_null(),
-            }
-        }
-        Arc::new(builder.finish())
     }
 }
 

@@ -1,13 +1,14 @@
 //! The hash join: holds one side in hash tables, by bucket and on disk where memory is short, and streams the other
 //! past them.
 
-use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Result};
+use aqueduct_runtime::{OperatorError, Result};
 use arrow::datatypes::SchemaRef;
 use datafusion_common::{JoinSide, JoinType, NullEquality};
 
-use super::instance::{Instance, min_memory};
-use super::shape::{Definition, allows_broadcast};
-use crate::expression::{Expression, same_types};
+use super::runtime_filter::RuntimeFilter;
+use super::shape::{Definition, Told, allows_broadcast, allows_runtime_filter};
+use super::spec::join_spec;
+use crate::expression::Expression;
 
 /// Joins two inputs by equal keys. Port 0 is the left one, port 1 the right one.
 ///
@@ -45,20 +46,6 @@ impl HashJoin {
         self
     }
 
-    /// Holds this side, best the smaller one, and streams the other.
-    #[must_use]
-    pub fn with_build(mut self, side: JoinSide) -> Self {
-        self.definition.build = side;
-        self
-    }
-
-    /// Emits only these of the output columns, in this order.
-    #[must_use]
-    pub fn with_output(mut self, columns: Vec<usize>) -> Self {
-        self.definition.output = Some(columns);
-        self
-    }
-
     /// Makes an anti join a `not in`: a null among the other side's keys leaves no row, and a null key stays only if
     /// the other side has no rows.
     ///
@@ -74,47 +61,21 @@ impl HashJoin {
         allows_broadcast(join_type, build)
     }
 
-    /// The columns that it emits.
+    /// Tells `filter` the keys of the held side, those of `keys` as they are numbered, so that the other side's rows that
+    /// match none of them are left out where they come from. `each_has_all` says that every partition holds all rows.
     ///
-    /// # Errors
-    ///
-    /// When filter, output columns or `not in` do not fit the join.
-    pub fn schema(&self) -> Result<SchemaRef> {
-        Ok(self.definition.shape()?.output_schema)
+    /// For joins of which [`HashJoin::allows_runtime_filter`], and no `not in`.
+    #[must_use]
+    pub fn with_runtime_filter(mut self, filter: RuntimeFilter, keys: Vec<usize>, each_has_all: bool) -> Self {
+        self.definition.told = Some(Told { filter, keys, each_has_all });
+        self
+    }
+
+    /// Whether the rows that stream past the `build` side may be left out where they match none of it: not if they are
+    /// emitted all the same, as the left ones are in a left join.
+    pub fn allows_runtime_filter(join_type: JoinType, build: JoinSide) -> bool {
+        allows_runtime_filter(join_type, build)
     }
 }
 
-impl OperatorSpec for HashJoin {
-    fn name(&self) -> &str {
-        "hash join"
-    }
-
-    fn inputs(&self) -> usize {
-        2
-    }
-
-    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
-        output_schema(&self.definition, inputs)
-    }
-
-    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(Instance::new(self.definition.shape()?, context)?))
-    }
-
-    fn min_memory(&self, batch_bytes: usize) -> usize {
-        min_memory(batch_bytes)
-    }
-
-    fn detail(&self) -> String {
-        self.definition.detail()
-    }
-}
-
-pub(super) fn output_schema(definition: &Definition, inputs: &[SchemaRef]) -> Result<SchemaRef> {
-    for (expected, found) in definition.inputs.iter().zip(inputs) {
-        if !same_types(expected, found) {
-            return Err(OperatorError::new(format!("an input has {found} instead of {expected}")));
-        }
-    }
-    Ok(definition.shape()?.output_schema)
-}
+join_spec!(HashJoin, "hash join");

@@ -3,26 +3,23 @@
 use std::sync::Arc;
 
 use aqueduct_runtime::Result;
-use aqueduct_runtime::batch::{batch_bytes, compact};
 use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::spill::SpillSpace;
 use aqueduct_runtime::state::SpillingVec;
-use arrow::array::{AsArray, BooleanArray};
+use arrow::array::BooleanArray;
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::cursor::Limits;
-use super::flags::Flags;
 use super::keys::KeyEncoder;
+use super::making::Making;
+use super::runtime_filter::Slot;
 use super::shape::Shape;
 use super::table::Table;
 
 /// Build rows of more than this are spread over buckets. Tests get there, too.
 pub(super) const UNSPREAD_BYTES: usize = if cfg!(test) { 256 << 10 } else { 8 << 20 };
-/// Most bytes of a chunk of larger tables.
-const CHUNK_BYTES: usize = 4 << 20;
 /// Bytes that are left free beside what is asked for: lists of what is on disk grow without asking.
 pub(super) const CUSHION_BYTES: usize = 16 << 10;
 
@@ -38,6 +35,8 @@ pub(super) struct Home {
     pub(super) slice_rows: usize,
     /// Bytes of a frame on disk.
     pub(super) frame_bytes: usize,
+    /// What others know of the held side.
+    pub(super) filter: Option<Arc<Slot>>,
 }
 
 impl Home {
@@ -68,64 +67,19 @@ impl Home {
         copy + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
     }
 
+    /// Gives up what only helps others; the bytes that this frees.
+    pub(super) fn forget_filter(&self) -> usize {
+        self.filter.as_ref().map_or(0, |filter| filter.forget_keys())
+    }
+
     /// Whether `bytes` could be had now.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.memory.try_reserve(bytes + CUSHION_BYTES).is_some()
     }
 
-    /// A table of `pieces`, stored rows that are claimed. `memory` is for
-    /// [`Home::table_bytes`].
-    pub(super) fn table(&self, pieces: Vec<RecordBatch>, mut memory: Reservation) -> Result<Table> {
-        let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
-        let bytes: usize = pieces.iter().map(batch_bytes).sum();
-        let shift = if bytes <= UNSPREAD_BYTES {
-            32
-        } else {
-            let chunk_bytes = (bytes / 16).clamp(self.frame_bytes, CHUNK_BYTES);
-            (chunk_bytes * rows / bytes.max(1)).max(64).ilog2()
-        };
-        let chunk_rows = 1usize << shift;
-        let mut matched = Flags::default();
-        let columns: Vec<usize> = (0..self.shape.build_schema.fields().len()).collect();
-        let mut chunks = Vec::new();
-        let (mut waiting, mut waiting_rows) = (Vec::new(), 0);
-        let mut pieces = pieces.into_iter();
-        loop {
-            let piece = pieces.next();
-            let ended = piece.is_none();
-            if let Some(piece) = piece {
-                if self.shape.flags() {
-                    matched.extend(piece.column(columns.len()).as_boolean());
-                }
-                waiting_rows += piece.num_rows();
-                waiting.push(piece.project(&columns)?);
-            }
-            while waiting_rows >= chunk_rows || (ended && waiting_rows > 0) {
-                let mut taken = Vec::new();
-                let mut missing = chunk_rows.min(waiting_rows);
-                waiting_rows -= missing;
-                while missing > 0 {
-                    let rows = waiting[0].num_rows();
-                    if rows <= missing {
-                        taken.push(waiting.remove(0));
-                    } else {
-                        taken.push(waiting[0].slice(0, missing));
-                        waiting[0] = waiting[0].slice(missing, rows - missing);
-                    }
-                    missing -= rows.min(missing);
-                }
-                let chunk = match taken.as_slice() {
-                    [one] => compact(one.clone()),
-                    several => concatenated(&self.shape.build_schema, several)?,
-                };
-                self.memory.claim_from(&chunk, &mut memory);
-                chunks.push(chunk);
-            }
-            if ended {
-                break;
-            }
-        }
-        Table::new(chunks, shift, &self.shape, &self.encoder, matched, memory)
+    /// A table of `pieces`, stored rows that are claimed. `memory` is for [`Home::table_bytes`].
+    pub(super) fn table(&self, pieces: Vec<RecordBatch>, memory: Reservation) -> Result<Table> {
+        Making::new(self, pieces, memory).finish()
     }
 
     /// The rows of a table as they are stored.
@@ -141,14 +95,4 @@ impl Home {
             })
             .collect()
     }
-}
-
-/// As `concat_batches`, which does not take rows without columns.
-fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBatch> {
-    if schema.fields().is_empty() {
-        let rows = batches.iter().map(RecordBatch::num_rows).sum();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        return Ok(RecordBatch::try_new_with_options(Arc::clone(schema), Vec::new(), &options)?);
-    }
-    Ok(concat_batches(schema, batches)?)
 }

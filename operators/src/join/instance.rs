@@ -21,10 +21,11 @@ use super::cursor::{Cursor, Limits};
 use super::home::Home;
 use super::keys::KeyEncoder;
 use super::level::{Level, Pair};
+use super::runtime_filter::Teller;
 use super::shape::Shape;
 
 /// Bytes beside rows that an instance counts on: arrays' and files' own structures.
-const STRUCTURE_BYTES: usize = 128 << 10;
+const STRUCTURE_BYTES: usize = 136 << 10;
 /// Largest frame on disk; smaller where batches are.
 const FRAME_BYTES: usize = 128 << 10;
 /// Most bytes that one call of `spill` writes.
@@ -63,6 +64,8 @@ pub(super) struct Instance {
     probe_rows: usize,
     /// A null was among the keys of the side that is not emitted.
     has_null: bool,
+    /// Tells others what the held side has.
+    teller: Option<Teller>,
     /// For [`work_bytes`].
     _work: Reservation,
 }
@@ -87,6 +90,14 @@ impl Instance {
     pub(super) fn new(shape: Shape, context: OperatorContext) -> Result<Self> {
         let encoder = KeyEncoder::new(&shape.build_schema, &shape.build_keys, shape.nulls_equal)?;
         let build_port = shape.build_port;
+        let teller = shape.filter_keys.as_ref().map(|filter| {
+            let types = filter.columns.iter().map(|&key| shape.build_schema.field(key).data_type().clone()).collect();
+            let place = (context.partition, context.partitions);
+            let keys = (filter.columns.clone(), types);
+            Teller::new(filter.filter.slot(), place, filter.each_has_all, &context.memory, keys, shape.nulls_equal)
+        });
+        let teller = teller.transpose()?;
+        let filter = shape.filter_keys.as_ref().map(|filter| Arc::clone(filter.filter.slot()));
         let slice_rows = slice_rows(context.batch_bytes).min(context.batch_rows).max(1);
         let home = Home {
             shape: Arc::new(shape),
@@ -96,6 +107,7 @@ impl Instance {
             frame_bytes: context.batch_bytes.clamp(4 << 10, FRAME_BYTES),
             memory: context.memory,
             spill: context.spill,
+            filter,
         };
         let mut work = home.memory.reservation();
         work.set(work_bytes(context.batch_bytes).min(home.memory.room()));
@@ -110,6 +122,7 @@ impl Instance {
             build_rows: 0,
             probe_rows: 0,
             has_null: false,
+            teller,
             _work: work,
             home,
         })
@@ -269,6 +282,10 @@ impl Instance {
 
     /// Frees a piece of what is held: what waits longest first.
     fn spill_some(&mut self, bytes: usize) -> Result<usize> {
+        let forgotten = self.home.forget_filter();
+        if forgotten > 0 {
+            return Ok(forgotten);
+        }
         let freed = spill_pairs(&mut self.pairs, bytes)?;
         if freed > 0 {
             return Ok(freed);
@@ -314,6 +331,9 @@ impl Operator for Instance {
             if self.is_decided(&shape.build_keys, &batch, shape.flags()) {
                 return Ok(self.done());
             }
+            if let Some(teller) = &mut self.teller {
+                teller.tell(&batch)?;
+            }
             self.level.insert(self.home.stored(&batch, None)?)?;
             return Ok(Step::NeedInput);
         }
@@ -338,8 +358,12 @@ impl Operator for Instance {
 
     fn finish(&mut self, port: Port, out: &mut Outbox) -> Result<Step> {
         if port == self.build_port {
+            if let Some(teller) = &mut self.teller {
+                teller.finish();
+            }
             self.phase = Phase::Sealing;
         } else {
+            self.teller = None;
             self.phase = Phase::BuildRows(0, 0);
         }
         self.advance(out)

@@ -16,11 +16,13 @@ use foldhash::fast::RandomState;
 use crate::aggregate::normalised;
 
 /// Turns key columns into [`Keys`].
+#[derive(Debug)]
 pub(super) struct KeyEncoder {
     kind: Kind,
     nulls_equal: bool,
 }
 
+#[derive(Debug)]
 enum Kind {
     /// No keys: every row may match every row.
     All,
@@ -60,17 +62,22 @@ static SEEDS: LazyLock<([u64; 2], RandomState)> = LazyLock::new(|| {
 impl KeyEncoder {
     /// An encoder of the columns `keys` of `schema`.
     pub(super) fn new(schema: &Schema, keys: &[usize], nulls_equal: bool) -> Result<Self> {
-        use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
         let types: Vec<_> = keys.iter().map(|&key| schema.field(key).data_type().clone()).collect();
+        Self::of_types(&types, nulls_equal)
+    }
+
+    /// An encoder of columns of these types.
+    pub(super) fn of_types(types: &[DataType], nulls_equal: bool) -> Result<Self> {
+        use DataType::{Binary, BinaryView, LargeBinary, LargeUtf8, Utf8, Utf8View};
         let widths: Option<Vec<_>> = types.iter().map(width).collect();
-        let kind = match (types.as_slice(), widths) {
+        let kind = match (types, widths) {
             ([], _) => Kind::All,
             // Nulls that equal each other need a value.
-            _ if nulls_equal => Self::by_rows(&types)?,
+            _ if nulls_equal => Self::by_rows(types)?,
             ([_], Some(widths)) if widths[0] <= 8 => Kind::Word,
             (_, Some(widths)) if widths.iter().sum::<usize>() <= 16 => Kind::Wide,
             ([Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView], _) => Kind::Bytes,
-            _ => Self::by_rows(&types)?,
+            _ => Self::by_rows(types)?,
         };
         Ok(Self { kind, nulls_equal })
     }
@@ -87,6 +94,11 @@ impl KeyEncoder {
     /// Whether there are keys at all.
     pub(super) fn has_keys(&self) -> bool {
         !matches!(self.kind, Kind::All)
+    }
+
+    /// Whether a key is one word.
+    pub(super) fn is_word(&self) -> bool {
+        matches!(self.kind, Kind::Word)
     }
 
     /// Bytes that the keys of `rows` rows, whose key columns have `column_bytes`, take beside the columns.
@@ -190,7 +202,7 @@ fn folded(a: u64, b: u64) -> u64 {
 }
 
 /// Bytes of a value, if it is compared by its bits.
-fn width(data_type: &DataType) -> Option<usize> {
+pub(super) fn width(data_type: &DataType) -> Option<usize> {
     use DataType::*;
     match data_type {
         Interval(IntervalUnit::DayTime | IntervalUnit::MonthDayNano) | Decimal256(..) => None,
@@ -202,7 +214,7 @@ fn width(data_type: &DataType) -> Option<usize> {
 }
 
 /// The values of a column of up to 64 bits; those of 64 bits are not copied.
-fn words(column: &ArrayRef) -> ScalarBuffer<u64> {
+pub(super) fn words(column: &ArrayRef) -> ScalarBuffer<u64> {
     let data = column.to_data();
     let (offset, rows) = (data.offset(), data.len());
     let buffer = &data.buffers()[0];

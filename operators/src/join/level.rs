@@ -21,12 +21,15 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::cursor::{Cursor, rows_of};
 use super::home::{Home, UNSPREAD_BYTES};
+use super::making::Making;
 use super::table::{Held, Tables};
 
 /// Bits of the hash that one level uses up.
 const BITS: u32 = 4;
 /// Hash bits beyond which spreading is of no use any more.
 const MOST_BITS: u32 = 40;
+/// Rows of which one step makes tables.
+const SEALED_ROWS: usize = if cfg!(test) { 100 } else { 1 << 16 };
 /// A bucket of fewer rows is not thought to be all of one key.
 const FEW_ROWS: usize = 64;
 /// How often rows that were not spread are loaded and must leave again.
@@ -43,6 +46,9 @@ pub(super) struct Level {
     rows: usize,
     /// Buckets before this one are tables, or elsewhere.
     sealed: usize,
+    /// The table of that one, and what the structures of its unspread rows take.
+    making: Option<Box<Making>>,
+    structures: Vec<Reservation>,
     /// Spreads rows that match nothing.
     turn: usize,
     attempts: usize,
@@ -79,6 +85,8 @@ impl Level {
             unspread_bytes: 0,
             rows: 0,
             sealed: 0,
+            making: None,
+            structures: Vec::new(),
             turn: 0,
             attempts,
         }
@@ -152,7 +160,9 @@ impl Level {
                 let bucket = if keys.is_valid(row) {
                     let bucket = self.tables.bucket(hashes[row]);
                     let seen = &mut self.buckets[bucket];
-                    seen.several |= *seen.hash.get_or_insert(hashes[row]) != hashes[row];
+                    if !seen.several {
+                        seen.several = *seen.hash.get_or_insert(hashes[row]) != hashes[row];
+                    }
                     bucket
                 } else if shape.keeps_unmatchable() {
                     self.turn = (self.turn + 1) % absent;
@@ -220,8 +230,36 @@ impl Level {
         Ok(())
     }
 
-    /// Makes the table of one bucket; `true` once all have one that can have one.
+    /// Makes a piece of the tables; `true` once all buckets have one that can have one.
     pub(super) fn seal(&mut self) -> Result<bool> {
+        let mut rows = SEALED_ROWS;
+        while rows > 0 {
+            if self.sealed == self.tables.list.len() {
+                return Ok(true);
+            }
+            if self.making.is_some() {
+                self.go_on_making(&mut rows)?;
+            } else if !self.begin_making()? {
+                return Ok(false);
+            }
+        }
+        Ok(self.sealed == self.tables.list.len())
+    }
+
+    fn go_on_making(&mut self, rows: &mut usize) -> Result<()> {
+        if let Some(making) = &mut self.making
+            && let Some(table) = making.step(rows)?
+        {
+            self.making = None;
+            self.structures.clear();
+            self.tables.list[self.sealed] = Held::Table(Box::new(table));
+            self.sealed += 1;
+        }
+        Ok(())
+    }
+
+    /// Begins with the next table, or finds that its bucket can have none; `false` if room has to be made first.
+    fn begin_making(&mut self) -> Result<bool> {
         if !self.is_spread() {
             if self.unspread.is_empty() {
                 self.sealed = 1;
@@ -234,40 +272,35 @@ impl Level {
                 return Ok(false);
             };
             let (pieces, structures): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unspread).into_iter().unzip();
-            self.tables.list[0] = Held::Table(Box::new(self.home.table(pieces, memory)?));
-            drop(structures);
-            self.sealed = 1;
+            self.structures = structures;
+            self.making = Some(Box::new(Making::new(&self.home, pieces, memory)));
             return Ok(true);
         }
-        let Some(bucket) = self.buckets.get_mut(self.sealed) else { return Ok(true) };
+        let bucket = &mut self.buckets[self.sealed];
         let Some(build) = &mut bucket.build else {
             self.sealed += 1;
-            return Ok(false);
+            return Ok(true);
         };
         let bytes = build.memory_bytes();
         let need = self.home.table_bytes(bucket.rows, bytes);
-        let memory =
-            if build.is_spilled() || bucket.rows >= 1 << 31 { None } else { self.home.memory.try_reserve(need) };
+        let may_fit = !build.is_spilled() && bucket.rows < 1 << 31;
+        let memory = if may_fit { self.home.memory.try_reserve(need) } else { None };
         let Some(memory) = memory else {
-            if build.is_spilled() || bucket.rows >= 1 << 31 {
-                self.tables.list[self.sealed] = Held::Elsewhere;
-                self.sealed += 1;
-            } else if self.spill_some(usize::MAX, None)? == 0 {
-                // What is left is too little for a table, and need not be on disk.
+            // What is left may be too little for a table, and need not be on disk.
+            if !may_fit || self.spill_some(usize::MAX, None)? == 0 {
                 self.tables.list[self.sealed] = Held::Elsewhere;
                 self.sealed += 1;
             }
             return Ok(false);
         };
-        let Some(build) = bucket.build.take() else { return Ok(false) };
+        let Some(build) = bucket.build.take() else { return Ok(true) };
         let mut reader = build.drain();
         let mut pieces = Vec::new();
         while let Next::Batch(batch) = reader.next()? {
             pieces.push(batch);
         }
-        self.tables.list[self.sealed] = Held::Table(Box::new(self.home.table(pieces, memory)?));
-        self.sealed += 1;
-        Ok(false)
+        self.making = Some(Box::new(Making::new(&self.home, pieces, memory)));
+        Ok(true)
     }
 
     /// Looks up probe rows; those of buckets that are elsewhere go there.
@@ -289,6 +322,14 @@ impl Level {
     /// Writes up to `bytes`, or a piece, to disk; what that freed. Rows that wait for a bucket that is elsewhere go
     /// first.
     pub(super) fn spill_some(&mut self, bytes: usize, cursor: Option<&mut Cursor>) -> Result<usize> {
+        let forgotten = self.home.forget_filter();
+        if forgotten > 0 {
+            return Ok(forgotten);
+        }
+        // A table that is half made cannot leave.
+        while self.making.is_some() {
+            self.go_on_making(&mut { usize::MAX })?;
+        }
         if !self.is_spread() && !self.unspread.is_empty() {
             self.spread()?;
         }

@@ -1,13 +1,12 @@
 //! The nested loop join: every row of one side meets every row of the other. What is held of one side spills, and is
 //! then joined block by block.
 
-use aqueduct_runtime::{Operator, OperatorContext, OperatorSpec, Result};
+use aqueduct_runtime::Result;
 use arrow::datatypes::SchemaRef;
 use datafusion_common::{JoinSide, JoinType, NullEquality};
 
-use super::hash_join::output_schema;
-use super::instance::{Instance, min_memory};
 use super::shape::{Definition, allows_broadcast};
+use super::spec::join_spec;
 use crate::expression::Expression;
 
 /// Joins two inputs by a condition that is not an equality, or by none: a cross join is an inner one without a
@@ -40,53 +39,6 @@ impl NestedLoopJoin {
     pub fn broadcast_side(join_type: JoinType) -> Option<JoinSide> {
         [JoinSide::Left, JoinSide::Right].into_iter().find(|side| allows_broadcast(join_type, *side))
     }
-
-    /// Holds this side, best the smaller one, and streams the other.
-    #[must_use]
-    pub fn with_build(mut self, side: JoinSide) -> Self {
-        self.definition.build = side;
-        self
-    }
-
-    /// Emits only these of the output columns, in this order.
-    #[must_use]
-    pub fn with_output(mut self, columns: Vec<usize>) -> Self {
-        self.definition.output = Some(columns);
-        self
-    }
-
-    /// The columns that it emits.
-    ///
-    /// # Errors
-    ///
-    /// When output columns do not fit the join.
-    pub fn schema(&self) -> Result<SchemaRef> {
-        Ok(self.definition.shape()?.output_schema)
-    }
 }
 
-impl OperatorSpec for NestedLoopJoin {
-    fn name(&self) -> &str {
-        "nested loop join"
-    }
-
-    fn inputs(&self) -> usize {
-        2
-    }
-
-    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
-        output_schema(&self.definition, inputs)
-    }
-
-    fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
-        Ok(Box::new(Instance::new(self.definition.shape()?, context)?))
-    }
-
-    fn min_memory(&self, batch_bytes: usize) -> usize {
-        min_memory(batch_bytes)
-    }
-
-    fn detail(&self) -> String {
-        self.definition.detail()
-    }
-}
+join_spec!(NestedLoopJoin, "nested loop join");

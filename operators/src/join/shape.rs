@@ -13,6 +13,8 @@ use datafusion_common::{JoinSide, JoinType, NullEquality};
 use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 
+use super::runtime_filter::RuntimeFilter;
+use super::spec::{chosen, nullable};
 use crate::expression::{Expression, failed};
 
 /// Which rows of one side are emitted for themselves, not as part of a pair.
@@ -55,6 +57,24 @@ pub(super) struct Definition {
     pub(super) build: JoinSide,
     pub(super) output: Option<Vec<usize>>,
     pub(super) null_aware: bool,
+    pub(super) told: Option<Told>,
+}
+
+/// To whom it tells the keys of the held side.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) filter: RuntimeFilter,
+    /// Which of the keys.
+    pub(super) keys: Vec<usize>,
+    pub(super) each_has_all: bool,
+}
+
+/// The same, with columns of the held rows.
+#[derive(Debug)]
+pub(super) struct ToldKeys {
+    pub(super) filter: RuntimeFilter,
+    pub(super) columns: Vec<usize>,
+    pub(super) each_has_all: bool,
 }
 
 /// A join as its instances run it.
@@ -76,6 +96,7 @@ pub(super) struct Shape {
     pub(super) nulls_equal: bool,
     /// `not in`: a null among the other side's keys leaves nothing, and a null key is only not in nothing.
     pub(super) null_aware: bool,
+    pub(super) filter_keys: Option<ToldKeys>,
     pub(super) filter: Option<Residual>,
     pub(super) output: Vec<Origin>,
     pub(super) output_schema: SchemaRef,
@@ -92,33 +113,27 @@ impl Definition {
         join_type: JoinType,
         null_equality: NullEquality,
     ) -> Result<Self> {
-        for &(l, r) in &on {
-            let (Some(l), Some(r)) = (left.fields().get(l), right.fields().get(r)) else {
-                return Err(OperatorError::new(format!("there are no columns {l} and {r} to join by")));
-            };
-            if l.data_type() != r.data_type() {
-                let (a, b) = (l.data_type(), r.data_type());
-                return Err(OperatorError::new(format!(
-                    "`{}` is {a} and `{}` is {b}: keys of one type can be compared, cast one of them",
-                    l.name(),
-                    r.name()
-                )));
-            }
-        }
+        check_pairs(&left, &right, &on)?;
         let inputs = [left, right];
         let build = JoinSide::Left;
-        Ok(Self { inputs, on, join_type, null_equality, filter: None, build, output: None, null_aware: false })
+        Ok(Self {
+            inputs,
+            on,
+            join_type,
+            null_equality,
+            filter: None,
+            build,
+            output: None,
+            null_aware: false,
+            told: None,
+        })
     }
 
     /// Output columns before some of them are chosen: port and column, or the mark.
     fn all_output(&self) -> Vec<(Option<(Port, usize)>, FieldRef)> {
-        let side = |port: Port, nullable: bool| {
+        let side = |port: Port, may_be_null: bool| {
             self.inputs[port].fields().iter().enumerate().map(move |(index, field)| {
-                let field = if nullable && !field.is_nullable() {
-                    Arc::new(field.as_ref().clone().with_nullable(true))
-                } else {
-                    Arc::clone(field)
-                };
+                let field = if may_be_null { nullable(field) } else { Arc::clone(field) };
                 (Some((port, index)), field)
             })
         };
@@ -154,17 +169,7 @@ impl Definition {
             }
         }
 
-        let all = self.all_output();
-        let chosen: Vec<_> = match &self.output {
-            None => all.clone(),
-            Some(output) => output
-                .iter()
-                .map(|&index| {
-                    let column = all.get(index).cloned();
-                    column.ok_or_else(|| OperatorError::new(format!("the join has no output column {index}")))
-                })
-                .collect::<Result<_>>()?,
-        };
+        let chosen = chosen(self.all_output(), self.output.as_deref())?;
 
         // What is read of each input.
         let mut used = [vec![false; self.inputs[0].fields().len()], vec![false; self.inputs[1].fields().len()]];
@@ -217,7 +222,20 @@ impl Definition {
             let matched = Arc::new(Field::new("matched", DataType::Boolean, false));
             Arc::new(Schema::new(build_schema.fields().iter().cloned().chain([matched]).collect::<Vec<_>>()))
         };
-        let keys = |port: Port| self.on.iter().map(|&(l, r)| index((port, [l, r][port]))).collect();
+        let keys = |port: Port| -> Vec<usize> { self.on.iter().map(|&(l, r)| index((port, [l, r][port]))).collect() };
+        let build_keys = keys(build_port);
+        let filter_keys = match &self.told {
+            Some(told) => {
+                if !allows_runtime_filter(self.join_type, self.build) || self.null_aware {
+                    return Err(OperatorError::new("rows of the streamed side that match nothing are of use here"));
+                }
+                let column = |key: &usize| build_keys.get(*key).copied();
+                let columns = told.keys.iter().map(column).collect::<Option<Vec<_>>>().filter(|keys| !keys.is_empty());
+                let columns = columns.ok_or_else(|| OperatorError::new("a runtime filter is by keys of the join"))?;
+                Some(ToldKeys { filter: told.filter.clone(), columns, each_has_all: told.each_has_all })
+            }
+            None => None,
+        };
         let output: Vec<_> = chosen.iter().map(|(at, _)| at.map_or(Origin::Mark, place)).collect();
         let (mut build_read, mut probe_read) = (Vec::new(), Vec::new());
         for origin in output.iter().chain(filter.iter().flat_map(|filter| &filter.columns)) {
@@ -235,10 +253,11 @@ impl Definition {
             probe_schema: project(1 - build_port)?,
             build_schema,
             stored_schema: stored,
-            build_keys: keys(build_port),
+            build_keys,
             probe_keys: keys(1 - build_port),
             nulls_equal: self.null_equality == NullEquality::NullEqualsNull,
             null_aware: self.null_aware,
+            filter_keys,
             filter,
             output,
             build_read,
@@ -296,6 +315,28 @@ impl Definition {
     }
 }
 
+/// Checks that the columns of each pair are there, and of one type.
+pub(super) fn check_pairs<'a>(
+    left: &SchemaRef,
+    right: &SchemaRef,
+    on: impl IntoIterator<Item = &'a (usize, usize)>,
+) -> Result<()> {
+    for &(l, r) in on {
+        let (Some(l), Some(r)) = (left.fields().get(l), right.fields().get(r)) else {
+            return Err(OperatorError::new(format!("there are no columns {l} and {r} to join by")));
+        };
+        if l.data_type() != r.data_type() {
+            let (a, b) = (l.data_type(), r.data_type());
+            return Err(OperatorError::new(format!(
+                "`{}` is {a} and `{}` is {b}: keys of one type can be compared, cast one of them",
+                l.name(),
+                r.name()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a join emits pairs, and which rows of left and right it emits for themselves.
 fn rows_of(join_type: JoinType) -> (bool, Rows, Rows) {
     match join_type {
@@ -321,6 +362,13 @@ pub(super) fn allows_broadcast(join_type: JoinType, build: JoinSide) -> bool {
         JoinSide::Right => right == Rows::None,
         JoinSide::None => false,
     }
+}
+
+/// Whether rows of the side that streams past `build` may be left out that match none of the held rows.
+pub(super) fn allows_runtime_filter(join_type: JoinType, build: JoinSide) -> bool {
+    let (_, left, right) = rows_of(join_type);
+    let probe = if build == JoinSide::Left { right } else { left };
+    matches!(probe, Rows::None | Rows::Matched)
 }
 
 impl Shape {

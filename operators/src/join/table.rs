@@ -1,15 +1,12 @@
 //! Build rows in memory and the hash table over their keys.
 //!
-//! A slot holds 32 bits of a hash and the first row of a chain; a chain links the rows of one key in their order.
-//! So the keys of a chain are compared once, and a chain is walked without looking at keys.
+//! A slot holds 32 bits of a hash, or the key itself if it is one word, and the first row of a chain; a chain links the
+//! rows of one key in their order. So the keys of a chain are compared once, and a chain is walked without looking at keys.
 //!
 //! ```text
 //! id = bucket << 32 | row          row of a bucket = chunk << shift | row of a chunk
 //! ```
 
-use std::sync::Arc;
-
-use aqueduct_runtime::Result;
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::Reservation;
 use arrow::array::BinaryViewArray;
@@ -27,7 +24,8 @@ pub(super) const NO_ROW: Id = u64::MAX;
 /// The row that would match is on disk: it is joined later.
 pub(super) const LATER: Id = u64::MAX - 1;
 
-const END: u32 = u32::MAX;
+/// The end of a chain.
+pub(super) const END: u32 = u32::MAX;
 
 pub(super) fn id(bucket: usize, row: u32) -> Id {
     (bucket as u64) << 32 | u64::from(row)
@@ -43,9 +41,9 @@ pub(super) struct Table {
     pub(super) chunks: Vec<RecordBatch>,
     pub(super) shift: u32,
     pub(super) rows: usize,
+    /// Of each chunk, unless they are in the slots.
     keys: Vec<Values>,
-    slots: Vec<u64>,
-    mask: usize,
+    slots: Slots,
     chain: Chain,
     /// The rows that have had a match.
     pub(super) matched: Flags,
@@ -57,7 +55,16 @@ pub(super) struct Table {
     memory: Reservation,
 }
 
-enum Chain {
+/// Where chains begin. There are as many as a power of two, and some are empty.
+pub(super) enum Slots {
+    None,
+    /// Some bits of a hash, and the first row and one; 0 if it is empty.
+    Tagged(Vec<u64>),
+    /// The key, and the first row and one: 0 if it is empty.
+    Words(Vec<[u64; 2]>),
+}
+
+pub(super) enum Chain {
     /// No key has several rows.
     Single,
     Linked(Vec<u32>),
@@ -68,55 +75,28 @@ enum Chain {
 impl Table {
     /// Bytes that a table over `rows` rows takes beside the rows.
     pub(super) fn bytes(encoder: &KeyEncoder, rows: usize, key_bytes: usize, flags: bool) -> usize {
-        let index = if encoder.has_keys() { 8 * slots_for(rows) + 4 * rows } else { 0 };
+        let slot_bytes = if encoder.is_word() { 16 } else { 8 };
+        let index = if encoder.has_keys() { slot_bytes * Slots::count(rows) + 4 * rows } else { 0 };
         // Hashes are there while it is made.
         index + encoder.bytes(rows, key_bytes) + 8 * rows + if flags { rows / 8 + 8 } else { 0 } + 1024
     }
 
-    /// A table over `chunks`, of which all but the last have `1 << shift` rows. `memory` holds what
+    /// A table over chunks, of which all but the last have `1 << shift` of the `rows` rows. `memory` holds what
     /// [`Table::bytes`] says, and is made to hold what it took.
     pub(super) fn new(
-        chunks: Vec<RecordBatch>,
-        shift: u32,
         shape: &Shape,
-        encoder: &KeyEncoder,
+        (chunks, shift, rows): (Vec<RecordBatch>, u32, usize),
+        keys: Vec<Values>,
+        (slots, chain): (Slots, Chain),
         matched: Flags,
         memory: Reservation,
-    ) -> Result<Self> {
-        let rows = chunks.iter().map(RecordBatch::num_rows).sum();
-        let keys = chunks
-            .iter()
-            .map(|chunk| {
-                let columns: Vec<_> = shape.build_keys.iter().map(|&key| Arc::clone(chunk.column(key))).collect();
-                encoder.encode(&columns, chunk.num_rows())
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let (mut slots, mut mask, mut chain) = (Vec::new(), 0, Chain::All);
-        if encoder.has_keys() {
-            let mut linker = Linker::new(rows, shift);
-            match keys.first().map(|keys| &keys.values) {
-                None | Some(Values::All) => {}
-                Some(Values::Word(_)) => linker.link(&keys, |values, row| match values {
-                    Values::Word(words) => words[row],
-                    _ => 0,
-                }),
-                Some(Values::Wide(_)) => linker.link(&keys, |values, row| match values {
-                    Values::Wide(wide) => wide[row],
-                    _ => 0,
-                }),
-                Some(_) => linker.link(&keys, |values, row| values.value(row)),
-            }
-            mask = linker.slots.len() - 1;
-            slots = linker.slots;
-            chain = if linker.several { Chain::Linked(linker.next) } else { Chain::Single };
-        }
-        let keys: Vec<_> = keys.into_iter().map(|keys| keys.values).collect();
+    ) -> Self {
         let most = chunks.iter().map(|chunk| RowBytes::new(chunk, &shape.build_read).most()).max();
         let most_row_bytes = most.unwrap_or(0);
         let bytes = chunks.iter().map(batch_bytes).sum();
-        let mut table = Self { chunks, shift, rows, keys, slots, mask, chain, matched, most_row_bytes, bytes, memory };
+        let mut table = Self { chunks, shift, rows, keys, slots, chain, matched, most_row_bytes, bytes, memory };
         table.memory.set(table.index_bytes());
-        Ok(table)
+        table
     }
 
     fn index_bytes(&self) -> usize {
@@ -125,7 +105,7 @@ impl Table {
             Chain::Single | Chain::All => 0,
         };
         let keys: usize = self.keys.iter().map(Values::bytes).sum();
-        8 * self.slots.capacity() + chain + keys + self.matched.bytes() + 256 * self.chunks.len()
+        self.slots.bytes() + chain + keys + self.matched.bytes() + 256 * self.chunks.len()
     }
 
     /// The rows alone; what finds them is freed.
@@ -148,11 +128,11 @@ impl Table {
         matches!(self.chain, Chain::Single)
     }
 
-    /// The first row of the chain with `hash` for whose key `same` holds. `slot` is what the first slot has.
+    /// The first row of the chain with `hash` for whose key `same` holds. `slot` is what the first of `slots` has.
     #[inline]
-    fn find(&self, hash: u64, mut slot: u64, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
-        let tag = hash >> 32;
-        let mut at = hash as usize & self.mask;
+    fn find(&self, slots: &[u64], hash: u64, mut slot: u64, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
+        let (tag, mask) = (hash >> 32, slots.len() - 1);
+        let mut at = hash as usize & mask;
         loop {
             if slot == 0 {
                 return None;
@@ -164,9 +144,35 @@ impl Table {
                     return Some(row);
                 }
             }
-            at = (at + 1) & self.mask;
-            slot = self.slots[at];
+            at = (at + 1) & mask;
+            slot = slots[at];
         }
+    }
+}
+
+impl Slots {
+    /// So many that three quarters are full at the most.
+    pub(super) fn count(rows: usize) -> usize {
+        (rows + rows / 3 + 1).next_power_of_two().max(4)
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Slots::None => 0,
+            Slots::Tagged(slots) => 8 * slots.capacity(),
+            Slots::Words(slots) => 16 * slots.capacity(),
+        }
+    }
+
+    /// Reads the slots of these hashes, so that they are near when they are needed.
+    pub(super) fn touch(&self, hashes: &[u64]) {
+        let mut seen = 0;
+        match self {
+            Slots::None => {}
+            Slots::Tagged(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)]),
+            Slots::Words(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)][1]),
+        }
+        std::hint::black_box(seen);
     }
 }
 
@@ -177,6 +183,22 @@ pub(super) enum Held {
     Table(Box<Table>),
     /// Its rows are on disk, or on their way there.
     Elsewhere,
+}
+
+impl Held {
+    /// The slots of words, and what is found where none of them has a key.
+    fn words(&self) -> (&[[u64; 2]], Id) {
+        // What a bucket without a table has: one slot, which is empty.
+        const EMPTY: &[[u64; 2]] = &[[0; 2]];
+        match self {
+            Held::Table(table) => match &table.slots {
+                Slots::Words(slots) => (slots, NO_ROW),
+                Slots::None | Slots::Tagged(_) => (EMPTY, NO_ROW),
+            },
+            Held::Nothing => (EMPTY, NO_ROW),
+            Held::Elsewhere => (EMPTY, LATER),
+        }
+    }
 }
 
 /// The tables of all buckets.
@@ -232,10 +254,7 @@ impl Tables {
                 };
                 vec![first; keys.rows]
             }
-            Values::Word(words) => self.find_by(keys, hashes, |row, built, at| match built {
-                Values::Word(built) => built[at] == words[row],
-                _ => false,
-            }),
+            Values::Word(words) => self.find_words(keys, words, hashes),
             Values::Wide(wide) => self.find_by(keys, hashes, |row, built, at| match built {
                 Values::Wide(built) => built[at] == wide[row],
                 _ => false,
@@ -252,11 +271,37 @@ impl Tables {
         }
     }
 
-    fn find_by(&self, keys: &Keys, hashes: &[u64], same: impl Fn(usize, &Values, usize) -> bool) -> Vec<Id> {
+    fn find_words(&self, keys: &Keys, words: &[u64], hashes: &[u64]) -> Vec<Id> {
+        let buckets: Vec<(&[[u64; 2]], Id)> = self.list.iter().map(Held::words).collect();
         // All first slots are read before any is looked at: so the processor waits for many of them at once.
-        let first = |hash: &u64| match &self.list[self.bucket(*hash)] {
-            Held::Table(table) => table.slots[*hash as usize & table.mask],
-            Held::Nothing | Held::Elsewhere => 0,
+        let first = |hash: &u64| {
+            let slots = buckets[self.bucket(*hash)].0;
+            slots[*hash as usize & (slots.len() - 1)]
+        };
+        let firsts: Vec<[u64; 2]> = hashes.iter().map(first).collect();
+        let one = |row: usize| -> Id {
+            let (word, [mut key, mut found]) = (words[row], firsts[row]);
+            let bucket = self.bucket(hashes[row]);
+            let (slots, absent) = buckets[bucket];
+            let mut at = hashes[row] as usize;
+            while found != 0 && key != word {
+                at += 1;
+                [key, found] = slots[at & (slots.len() - 1)];
+            }
+            if found == 0 { absent } else { id(bucket, found as u32 - 1) }
+        };
+        found(keys, one)
+    }
+
+    fn find_by(&self, keys: &Keys, hashes: &[u64], same: impl Fn(usize, &Values, usize) -> bool) -> Vec<Id> {
+        let slots_of = |bucket: usize| match self.table(bucket).map(|table| &table.slots) {
+            Some(Slots::Tagged(slots)) => slots.as_slice(),
+            _ => &[0],
+        };
+        let buckets: Vec<&[u64]> = (0..self.list.len()).map(slots_of).collect();
+        let first = |hash: &u64| {
+            let slots = buckets[self.bucket(*hash)];
+            slots[*hash as usize & (slots.len() - 1)]
         };
         let slots: Vec<u64> = hashes.iter().map(first).collect();
         let one = |row: usize| -> Id {
@@ -266,15 +311,20 @@ impl Tables {
                 Held::Nothing => NO_ROW,
                 Held::Elsewhere => LATER,
                 Held::Table(table) => {
-                    let found = table.find(hash, slots[row], |built, at| same(row, built, at));
+                    let found = table.find(buckets[bucket], hash, slots[row], |built, at| same(row, built, at));
                     found.map_or(NO_ROW, |found| id(bucket, found))
                 }
             }
         };
-        match &keys.valid {
-            None => (0..keys.rows).map(one).collect(),
-            Some(valid) => (0..keys.rows).map(|row| if valid.is_valid(row) { one(row) } else { NO_ROW }).collect(),
-        }
+        found(keys, one)
+    }
+}
+
+/// What `one` finds for each row that can match.
+fn found(keys: &Keys, one: impl Fn(usize) -> Id) -> Vec<Id> {
+    match &keys.valid {
+        None => (0..keys.rows).map(one).collect(),
+        Some(valid) => (0..keys.rows).map(|row| if valid.is_valid(row) { one(row) } else { NO_ROW }).collect(),
     }
 }
 
@@ -288,61 +338,10 @@ fn same_view(a: &BinaryViewArray, at: usize, b: &BinaryViewArray, row: usize) ->
     if left as u32 <= 12 { left == right } else { a.value(at) == b.value(row) }
 }
 
-/// Fills the slots and chains.
-struct Linker {
-    slots: Vec<u64>,
-    next: Vec<u32>,
-    several: bool,
-    shift: u32,
-}
-
-impl Linker {
-    fn new(rows: usize, shift: u32) -> Self {
-        Self { slots: vec![0; slots_for(rows)], next: vec![END; rows], several: false, shift }
-    }
-
-    /// From the last row to the first, so that chains are in order.
-    fn link<'a, T: PartialEq + 'a>(&mut self, keys: &'a [Keys], value: impl Fn(&'a Values, usize) -> T) {
-        let mask = self.slots.len() - 1;
-        let mut hashes = Vec::new();
-        let chunk_mask = (1usize << self.shift) - 1;
-        for (chunk, keys_of_chunk) in keys.iter().enumerate().rev() {
-            keys_of_chunk.hash(&mut hashes);
-            for row_of_chunk in (0..keys_of_chunk.rows).rev() {
-                if !keys_of_chunk.is_valid(row_of_chunk) {
-                    continue;
-                }
-                let (hash, row) = (hashes[row_of_chunk], (chunk << self.shift) + row_of_chunk);
-                let tag = hash >> 32;
-                let new = tag << 32 | (row as u64 + 1);
-                let mut at = hash as usize & mask;
-                loop {
-                    let slot = self.slots[at];
-                    if slot == 0 {
-                        self.slots[at] = new;
-                        break;
-                    }
-                    if slot >> 32 == tag {
-                        let first = slot as u32 as usize - 1;
-                        let other = value(&keys[first >> self.shift].values, first & chunk_mask);
-                        if other == value(&keys_of_chunk.values, row_of_chunk) {
-                            self.next[row] = first as u32;
-                            self.slots[at] = new;
-                            self.several = true;
-                            break;
-                        }
-                    }
-                    at = (at + 1) & mask;
-                }
-            }
-        }
-    }
-}
-
 impl Values {
     /// The key of `row` as bytes, where it has some.
     #[inline]
-    fn value(&self, row: usize) -> &[u8] {
+    pub(super) fn value(&self, row: usize) -> &[u8] {
         match self {
             Values::Bytes32(array) => array.value(row),
             Values::Bytes64(array) => array.value(row),
@@ -351,9 +350,4 @@ impl Values {
             Values::All | Values::Word(_) | Values::Wide(_) => &[],
         }
     }
-}
-
-/// At most three quarters full.
-fn slots_for(rows: usize) -> usize {
-    (rows + rows / 3 + 1).next_power_of_two().max(4)
 }

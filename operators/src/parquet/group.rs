@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 use parquet::file::page_index::offset_index::PageLocation;
 
-use super::bounds::{bloom_may_match, pages_that_may_match};
+use super::bounds::{bloom_may_match, group_may_match, pages_that_may_match};
 use super::error::guarded;
 use super::files::{File, chunk_range};
 use super::load::Chunk;
@@ -42,6 +42,12 @@ pub(crate) fn open(
     let index = page_index(file, row_group, &columns, handle, pot);
     let mut ranges = vec![rows.clone()];
     if let Some(filter) = shared.filter.as_ref().filter(|_| shared.prune) {
+        let present = filter.at_present();
+        if present.as_ref().is_some_and(|present| !group_may_match(file, present, row_group)) {
+            Counts::add(&shared.counts.row_groups_pruned, 1);
+            return Opened { chunks: vec![], ranges: vec![] };
+        }
+        let filter = present.as_ref().unwrap_or(filter);
         if !bloom_may_match(file, filter, row_group, handle, pot) {
             Counts::add(&shared.counts.row_groups_bloomed, 1);
             return Opened { chunks: vec![], ranges: vec![] };

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use aqueduct_runtime::{OperatorError, Result, Scan, Source, SourceContext, Split};
 use arrow::datatypes::SchemaRef;
+use datafusion_common::tree_node::{Transformed, TreeNode};
 
 use super::files::{File, Handles, Table, short_name};
 use super::instance::Instance;
@@ -52,6 +53,25 @@ pub(crate) struct Filter {
     pub(crate) columns: Vec<usize>,
     /// The schema of those.
     pub(crate) schema: SchemaRef,
+}
+
+impl Filter {
+    /// What it asks of rows now, if that changes while it is read: `None` if it is what it was at the start.
+    pub(crate) fn at_present(&self) -> Option<Self> {
+        let mut changed = false;
+        let mut now = |expression: &Expression| {
+            let now = Arc::clone(expression).transform_up(|part| {
+                Ok(part.snapshot()?.map_or_else(|| Transformed::no(Arc::clone(&part)), Transformed::yes))
+            });
+            // What cannot be told is as it was.
+            now.ok().map(|now| {
+                changed |= now.transformed;
+                now.data
+            })
+        };
+        let (predicate, over_columns) = (now(&self.predicate)?, now(&self.over_columns)?);
+        changed.then(|| Self { predicate, over_columns, ..self.clone() })
+    }
 }
 
 impl Shared {

@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aqueduct_operators::Expression;
 use aqueduct_operators::expression::evaluate_mask;
 use aqueduct_operators::parquet::{ParquetOptions, ParquetSource, ReadCounts};
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use aqueduct_operators::{Expression, HashJoin, RuntimeFilter};
+use aqueduct_runtime::testing::context;
+use aqueduct_runtime::{OperatorSpec, Outbox};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
-use datafusion_common::ScalarValue;
+use arrow::datatypes::Int64Type;
+use datafusion_common::{JoinType, NullEquality, ScalarValue};
 use datafusion_expr::Operator;
 use datafusion_physical_expr::expressions::{binary, col, in_list, is_null, like, lit, not};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -206,4 +209,46 @@ fn statistics_are_told_where_all_row_groups_have_them() {
     write(&path, &[ordered()], layout().set_statistics_enabled(EnabledStatistics::None).build());
     let known = ParquetSource::open(&path, ParquetOptions::default()).expect("a file").statistics();
     assert_eq!((known.rows, known.columns[0].min.clone(), known.columns[0].null_count), (Some(10_000), None, None));
+}
+
+/// A hash join says which keys it holds after the scan has begun: row groups that are opened later are ruled out.
+#[test]
+fn what_a_join_holds_rules_out_row_groups_pages_and_rows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.parquet");
+    write(&path, &[ordered()], layout().build());
+    let held = RecordBatch::try_from_iter([(
+        "k",
+        Arc::new(Int64Array::from_iter_values((0..40).map(|n| 3150 + 3 * n))) as ArrayRef,
+    )]);
+    let held = held.expect("one column");
+    let source = ParquetSource::open(&path, ParquetOptions::default()).expect("a file");
+    let (schema, filter) = (source.file_schema(), RuntimeFilter::new());
+    let on = vec![(0, 0)];
+    let join =
+        HashJoin::try_new(held.schema(), Arc::clone(&schema), on, JoinType::Inner, NullEquality::NullEqualsNothing);
+    let join = join.expect("fits").with_runtime_filter(filter.clone(), vec![0], false);
+    let mut instance = join.instantiate(context().operator(&[held.schema(), Arc::clone(&schema)])).expect("made");
+    let wanted = filter.expression(vec![col("n", &schema).expect("a column")]);
+    let wanted = binary(wanted, Operator::And, compare("x", Operator::GtEq, lit(0.0)), &schema).expect("booleans");
+    let filtered = || {
+        let source = source.with_projection(&[0, 2]).expect("columns");
+        source.with_predicate(Arc::clone(&wanted)).expect("boolean")
+    };
+    assert_eq!(rows(&filtered()).num_rows(), 10_000, "nothing is known yet");
+    let before = source.counts();
+    let mut out = Outbox::new();
+    instance.process(0, held, &mut out).expect("builds");
+    assert_eq!(rows(&filtered()).num_rows(), 10_000, "not all is known yet");
+    instance.finish(0, &mut out).expect("seals");
+    let found = rows(&filtered());
+    assert!((40..60).contains(&found.num_rows()), "{} rows", found.num_rows());
+    let counts = source.counts();
+    assert_eq!(counts.row_groups_pruned - before.row_groups_pruned, 9);
+    // Three pages of 100 rows.
+    assert_eq!(counts.rows_pruned - before.rows_pruned, 800);
+    let numbers = found.column(0).as_primitive::<Int64Type>().values().to_vec();
+    assert!((0..40).all(|n| numbers.contains(&(3150 + 3 * n))));
+    drop(instance);
+    assert_eq!(rows(&filtered()).num_rows(), 10_000, "the join is gone, and what it knew");
 }

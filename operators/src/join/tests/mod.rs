@@ -1,5 +1,7 @@
 //! Joins called by hand, compared with nested loops over scalar values.
 
+mod asof;
+mod filtered;
 mod memory;
 mod oracle;
 mod random;

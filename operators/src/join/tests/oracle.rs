@@ -84,12 +84,12 @@ fn same(a: &ScalarValue, b: &ScalarValue, nulls_equal: bool) -> bool {
     }
 }
 
-fn scalars(batch: &RecordBatch) -> Vec<Vec<ScalarValue>> {
+pub(super) fn scalars(batch: &RecordBatch) -> Vec<Vec<ScalarValue>> {
     let value = |row, column| ScalarValue::try_from_array(batch.column(column), row).expect("a value");
     (0..batch.num_rows()).map(|row| (0..batch.num_columns()).map(|column| value(row, column)).collect()).collect()
 }
 
-fn sorted(rows: Vec<Vec<ScalarValue>>) -> Vec<String> {
+pub(super) fn sorted(rows: Vec<Vec<ScalarValue>>) -> Vec<String> {
     let text = |value: &ScalarValue| if value.is_null() { "NULL".to_string() } else { value.to_string() };
     let mut lines: Vec<String> = rows.iter().map(|row| row.iter().map(text).collect::<Vec<_>>().join(" | ")).collect();
     lines.sort();

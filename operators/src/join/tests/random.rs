@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::oracle::lines;
 use super::*;
 
-const KINDS: usize = 13;
+pub(super) const KINDS: usize = 13;
 
 /// Key columns of one kind whose values are told by small numbers.
 fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
@@ -42,7 +42,7 @@ fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
     }
 }
 
-fn batch(kind: usize, values: &[Option<u8>], names: [&str; 2]) -> RecordBatch {
+pub(super) fn batch(kind: usize, values: &[Option<u8>], names: [&str; 2]) -> RecordBatch {
     let mut columns: Vec<(String, ArrayRef, bool)> = Vec::new();
     for (index, column) in keys(kind, values).into_iter().enumerate() {
         columns.push((format!("{}{index}", names[0]), column, true));
@@ -54,7 +54,7 @@ fn batch(kind: usize, values: &[Option<u8>], names: [&str; 2]) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length")
 }
 
-fn values(rows: usize, keys: u8) -> impl Strategy<Value = Vec<Option<u8>>> {
+pub(super) fn values(rows: usize, keys: u8) -> impl Strategy<Value = Vec<Option<u8>>> {
     prop::collection::vec(prop::option::weighted(0.9, 0..keys), 0..rows)
 }
 

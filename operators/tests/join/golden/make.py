@@ -1,6 +1,6 @@
-"""Makes answers.csv, with DuckDB: what the whole jobs of ../join.rs compare ours with.
+"""Makes answers.csv, with DuckDB: what the whole jobs of ../main.rs compare ours with.
 
-usage: python -m venv V && V/bin/pip install duckdb==2.0.0 && V/bin/python operators/tests/join_golden/make.py
+usage: python -m venv V && V/bin/pip install duckdb==2.0.0 && V/bin/python operators/tests/join/golden/make.py
 
 Each line is a join, and of its pairs of row numbers n (left) and m (right): how many, how many of either are not null,
 their sums, and a sum that tells which n met which m. A mark counts as m.
@@ -26,6 +26,17 @@ duckdb.sql("""
     create table big_r as select (i * 11) % 260003 as j, i as m from range(300000) t(i);
     create table hot_l as select case when i % 10 = 0 then i else 7 end as k, i as n from range(40000) t(i);
     create table hot_r as select case when i % 1000 = 1 then 7 else i end as j, i as m from range(40000) t(i);
+    create table trades as select
+        case when i % 13 = 0 then null else (i * 7) % 61 end as k,
+        case when i % 17 = 0 then null else i * [6101, 7919][i % 2 + 1] % 20011 end as t,
+        i as n from range(2000) t(i);
+    create table quotes as select
+        case when i % 19 = 0 then null else (i * 7) % 61 end as j,
+        case when i % 23 = 0 then null else i * 6101 % 20011 end as u, i as m from range(3000) t(i);
+    create table hot_trades as select
+        case when i % 10 = 0 then i % 1000 else 7 end as k, i * 7919 % 1000003 as t, i as n from range(300000) t(i);
+    create table hot_quotes as select
+        case when i % 10 = 0 then i % 1000 else 7 end as j, i * 6101 % 1000003 as u, i as m from range(300000) t(i);
 """)
 
 JOINS = {
@@ -55,6 +66,16 @@ JOINS = {
     "big inner": "select n, m from big_l join big_r on k = j",
     "big full": "select n, m from big_l full join big_r on k = j",
     "hot full": "select n, m from hot_l full join hot_r on k = j",
+    # No two right rows have one key and time: which of them would be taken is not defined.
+    "asof last left": "select n, m from trades asof left join quotes on k = j and t >= u",
+    "asof last inner": "select n, m from trades asof join quotes on k = j and t >= u",
+    "asof before left": "select n, m from trades asof left join quotes on k = j and t > u",
+    "asof next left": "select n, m from trades asof left join quotes on k = j and t <= u",
+    "asof next inner": "select n, m from trades asof join quotes on k = j and t <= u",
+    "asof behind inner": "select n, m from trades asof join quotes on k = j and t < u",
+    "asof last without keys": "select n, m from trades asof left join quotes on t >= u",
+    "asof behind without keys": "select n, m from trades asof join quotes on t < u",
+    "asof hot": "select n, m from hot_trades asof left join hot_quotes on k = j and t >= u",
 }
 
 with open(os.path.join(HERE, "answers.csv"), "w") as file:

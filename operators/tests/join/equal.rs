@@ -1,75 +1,16 @@
-//! Whole jobs with joins, over 1, 2 and 8 partitions and in little memory, compared with DuckDB's answers
-//! (`join_golden/make.py`).
+//! Joins by equal keys, and by any condition.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::mpsc::channel;
-use std::time::Duration;
-
-use aqueduct_operators::{Expression, HashJoin, MemorySource, NestedLoopJoin};
-use aqueduct_runtime::testing::eventually;
-use aqueduct_runtime::{Cluster, ClusterConfig, Graph, OperatorSpec, Partitions};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array};
-use arrow::datatypes::{DataType, Int64Type};
+use aqueduct_operators::{Expression, HashJoin, NestedLoopJoin};
+use aqueduct_runtime::{OperatorSpec, Partitions};
+use arrow::array::{AsArray, BooleanArray};
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use datafusion_common::{JoinSide, JoinType, NullEquality};
 use datafusion_expr::Operator as Binary;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
+use std::sync::Arc;
 
-/// Rows, those with a left row, those with a right row, sums of both numbers, and a sum over pairs.
-type Answer = [i64; 6];
-
-fn golden() -> BTreeMap<String, Answer> {
-    let text = include_str!("join_golden/answers.csv");
-    let line = |line: &str| {
-        let mut parts = line.split(',');
-        let name = parts.next().expect("a name").to_string();
-        let numbers: Vec<i64> = parts.map(|part| part.parse().expect("a number")).collect();
-        (name, Answer::try_from(numbers).expect("six numbers"))
-    };
-    text.lines().skip(1).map(line).collect()
-}
-
-fn numbers(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<Int64Array>())
-}
-
-fn left() -> RecordBatch {
-    let rows = 0..400i64;
-    let floats = [0.0, -0.0, f64::NAN, 1.5, 2.5];
-    RecordBatch::try_from_iter_with_nullable([
-        ("k", numbers(rows.clone().map(|i| (i % 13 != 0).then_some(i * 7 % 61))), true),
-        (
-            "f",
-            Arc::new(rows.clone().map(|i| (i % 11 != 0).then_some(floats[i as usize % 5])).collect::<Float64Array>()),
-            true,
-        ),
-        ("n", numbers(rows.map(Some)), true),
-    ])
-    .expect("columns of one length")
-}
-
-fn right() -> RecordBatch {
-    let rows = 0..300i64;
-    let floats = [-0.0, -f64::NAN, 1.5, 7.0];
-    RecordBatch::try_from_iter_with_nullable([
-        ("j", numbers(rows.clone().map(|i| (i % 17 != 0).then_some(i * 11 % 83))), true),
-        ("g", Arc::new(rows.clone().map(|i| Some(floats[i as usize % 4])).collect::<Float64Array>()) as ArrayRef, true),
-        ("m", numbers(rows.map(Some)), true),
-    ])
-    .expect("columns of one length")
-}
-
-/// Keys, row numbers, and a long text that makes them take memory.
-fn large(names: [&str; 2], rows: i64, key: impl Fn(i64) -> i64) -> RecordBatch {
-    let texts = (0..rows).map(|i| Some(format!("{i:030}")));
-    RecordBatch::try_from_iter_with_nullable([
-        (names[0], numbers((0..rows).map(|i| Some(key(i)))), true),
-        ("text", Arc::new(texts.collect::<arrow::array::StringArray>()) as ArrayRef, true),
-        (names[1], numbers((0..rows).map(Some)), true),
-    ])
-    .expect("columns of one length")
-}
+use crate::common::{Answer, Setting, golden, large, left, names, right, run_job, source};
 
 /// How the rows get to the join.
 #[derive(Clone)]
@@ -79,42 +20,15 @@ enum Ways {
     Gathered,
 }
 
-struct Setting {
-    workers: usize,
-    memory_limit_bytes: usize,
-    partitions: usize,
-}
-
-/// Runs a join and digests its output columns `n` and `m`, or the mark.
+/// Runs a join and digests its output.
 fn run(spec: impl OperatorSpec, left: &RecordBatch, right: &RecordBatch, ways: &Ways, setting: &Setting) -> Answer {
-    let (left, right, ways) = (left.clone(), right.clone(), ways.clone());
-    let config = ClusterConfig {
-        workers: setting.workers,
-        memory_limit_bytes: setting.memory_limit_bytes,
-        ..ClusterConfig::default()
-    };
-    let partitions = setting.partitions;
-    let (done, result) = channel();
-    let job = std::thread::Builder::new().name("a test".into());
-    let job = job.spawn(move || {
-        let cluster = Cluster::start(config).expect("the cluster starts");
-        let mut graph = Graph::new();
-        let mut source = |name, batch: &RecordBatch| {
-            let pieces = (0..batch.num_rows())
-                .step_by(1000)
-                .map(|at| batch.slice(at, 1000.min(batch.num_rows() - at)))
-                .collect::<Vec<_>>();
-            graph.source(name, MemorySource::new(batch.schema(), pieces))
-        };
-        let (l, r) = (source("left", &left), source("right", &right));
-        let names = |batch: &RecordBatch, columns: Vec<usize>| -> Vec<String> {
-            columns.iter().map(|&column| batch.schema().field(column).name().clone()).collect()
-        };
+    let (left, right, ways, partitions) = (left.clone(), right.clone(), ways.clone(), setting.partitions);
+    run_job(setting, move |graph| {
+        let (l, r) = (source(graph, "left", &left), source(graph, "right", &right));
         let inputs = match &ways {
-            Ways::Hashed(on) => [
-                l.hash(names(&left, on.iter().map(|on| on.0).collect())),
-                r.hash(names(&right, on.iter().map(|on| on.1).collect())),
-            ],
+            Ways::Hashed(on) => {
+                [l.hash(names(&left, on.iter().map(|on| on.0))), r.hash(names(&right, on.iter().map(|on| on.1)))]
+            }
             Ways::Broadcast(JoinSide::Left) => [l.broadcast(), r.round_robin()],
             Ways::Broadcast(_) => [l.round_robin(), r.broadcast()],
             Ways::Gathered => [l.gather(), r.gather()],
@@ -123,43 +37,8 @@ fn run(spec: impl OperatorSpec, left: &RecordBatch, right: &RecordBatch, ways: &
         if !matches!(ways, Ways::Gathered) {
             graph.set_partitions(join, Partitions::Fixed(partitions));
         }
-        let output = graph.result("result", join);
-        let mut job = cluster.run(&graph).expect("it starts");
-        let mut answer = Answer::default();
-        for batch in job.take_result(output).expect("taken once") {
-            digest(&batch.expect("it goes well"), &mut answer);
-        }
-        job.wait().expect("it ends well");
-        eventually("every reservation is given back", || cluster.memory().iter().all(|pool| pool.charged() == 0));
-        for pool in cluster.memory() {
-            assert_eq!(pool.overruns(), 0, "a claim went over the limit");
-        }
-        let _ = done.send(answer);
-    });
-    job.expect("a thread");
-    result.recv_timeout(Duration::from_secs(120)).expect("an answer within two minutes")
-}
-
-fn digest(batch: &RecordBatch, answer: &mut Answer) {
-    let column = |name: &str| -> Option<Vec<Option<i64>>> {
-        batch.column_by_name(name).map(|column| column.as_primitive::<Int64Type>().iter().collect())
-    };
-    let mark = batch.column_by_name("mark").map(|mark| {
-        assert_eq!((mark.data_type(), mark.null_count()), (&DataType::Boolean, 0));
-        mark.as_boolean().iter().map(|mark| mark.map(i64::from)).collect::<Vec<_>>()
-    });
-    let nothing = || vec![None; batch.num_rows()];
-    let (n, m) = (column("n"), column("m"));
-    let n = n.or_else(|| mark.clone()).unwrap_or_else(nothing);
-    let m = m.or(mark).unwrap_or_else(nothing);
-    for (n, m) in n.into_iter().zip(m) {
-        answer[0] += 1;
-        answer[1] += i64::from(n.is_some());
-        answer[2] += i64::from(m.is_some());
-        answer[3] += n.unwrap_or(0);
-        answer[4] += m.unwrap_or(0);
-        answer[5] += (n.unwrap_or(-1) + 2) * 31 % 10_007 * ((m.unwrap_or(-1) + 2) * 17 % 9_973);
-    }
+        join
+    })
 }
 
 const NOTHING: NullEquality = NullEquality::NullEqualsNothing;

@@ -1,0 +1,190 @@
+//! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from.
+//!
+//! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at
+//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use aqueduct_operators::{Expression, HashJoin, RuntimeFilter};
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::{JoinSide, Result as QueryResult};
+use datafusion_expr::logical_plan::{Join, TableScan};
+use datafusion_expr::{Distinct, Expr, ExprSchemable, JoinType, LogicalPlan, Operator};
+use datafusion_physical_expr::expressions::{BinaryExpr, Column};
+
+use super::Planner;
+use super::estimate::{Estimate, distinct};
+
+/// Rows of a table below which a filter is not worth its making.
+const FEW_ROWS: f64 = 5_000.0;
+/// The share of keys that must be held at the most, as far as that can be guessed.
+const MOST_HELD: f64 = 0.75;
+
+/// The filters of one plan.
+#[derive(Debug)]
+pub(super) struct RuntimeFilters {
+    planned: Vec<Planned>,
+    /// Scans that are in the plan more than once, as both sides of a join of a frame with itself may be.
+    shared: HashSet<usize>,
+}
+
+/// A filter on its way from a join to a scan.
+#[derive(Debug)]
+struct Planned {
+    filter: RuntimeFilter,
+    /// Which scan, by where it is in memory: the plan is not changed while it is planned.
+    scan: usize,
+    /// Columns of the table.
+    columns: Vec<usize>,
+}
+
+impl RuntimeFilters {
+    /// None yet, for `plan`.
+    pub(super) fn of(plan: &LogicalPlan) -> QueryResult<Self> {
+        let (mut seen, mut shared) = (HashSet::new(), HashSet::new());
+        plan.apply(|part| {
+            if let LogicalPlan::TableScan(scan) = part
+                && !seen.insert(place(scan))
+            {
+                shared.insert(place(scan));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(Self { planned: Vec::new(), shared })
+    }
+}
+
+/// A filter of a join, and which of its conditions it is by.
+pub(super) struct JoinFilter {
+    pub(super) filter: RuntimeFilter,
+    pub(super) keys: Vec<usize>,
+}
+
+impl Planner {
+    /// A filter for the side of `join` that streams past `build`, which has so many rows; before that is planned.
+    pub(super) fn runtime_filter(
+        &mut self,
+        join: &Join,
+        build: JoinSide,
+        (held, probed): (Estimate, Estimate),
+    ) -> Option<JoinFilter> {
+        if join.null_aware || !HashJoin::allows_runtime_filter(join.join_type, build) || probed.base_rows < FEW_ROWS {
+            return None;
+        }
+        let probe = if build == JoinSide::Left { &join.right } else { &join.left };
+        let mut found: Vec<(usize, usize, usize)> = Vec::new();
+        let mut different = 1.0;
+        for (at, (left, right)) in join.on.iter().enumerate() {
+            let key = if build == JoinSide::Left { right } else { left };
+            let kinds = (left.get_type(join.left.schema()).ok()?, right.get_type(join.right.schema()).ok()?);
+            let Expr::Column(column) = key else { continue };
+            let Some(index) = probe.schema().maybe_index_of_column(column).filter(|_| kinds.0 == kinds.1) else {
+                continue;
+            };
+            if let Some((scan, column)) = self.origin(probe, index) {
+                different *= distinct(key, probe);
+                found.push((at, scan, column));
+            }
+        }
+        // The scan of most keys.
+        let of = |scan: usize| found.iter().filter(move |(_, other, _)| *other == scan);
+        let scan = found.iter().map(|(_, scan, _)| *scan).max_by_key(|scan| of(*scan).count())?;
+        if held.rows > MOST_HELD * different {
+            return None;
+        }
+        let filter = RuntimeFilter::new();
+        let (keys, columns) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
+        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns });
+        Some(JoinFilter { filter, keys })
+    }
+
+    /// The scan, and the column of its table, that column `index` of `plan` comes from unchanged.
+    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<(usize, usize)> {
+        if self.repeated.get(plan).is_some() {
+            return None;
+        }
+        let within = |expr: &Expr, input: &LogicalPlan| match expr {
+            Expr::Column(column) => input.schema().maybe_index_of_column(column),
+            Expr::Alias(alias) => match alias.expr.as_ref() {
+                Expr::Column(column) => input.schema().maybe_index_of_column(column),
+                _ => None,
+            },
+            _ => None,
+        };
+        match plan {
+            LogicalPlan::TableScan(scan) if scan.fetch.is_none() => {
+                let column = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
+                Some((place(scan), column)).filter(|(scan, _)| !self.runtime_filters.shared.contains(scan))
+            }
+            LogicalPlan::SubqueryAlias(alias) => self.origin(&alias.input, index),
+            LogicalPlan::Filter(filter) => self.origin(&filter.input, index),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.origin(input, index),
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.origin(&sort.input, index),
+            LogicalPlan::Projection(projection) => {
+                let index = within(projection.expr.get(index)?, &projection.input)?;
+                self.origin(&projection.input, index)
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let key = aggregate.group_expr.get(index)?;
+                if aggregate.group_expr.iter().any(|key| matches!(key, Expr::GroupingSet(_))) {
+                    return None;
+                }
+                let index = within(key, &aggregate.input)?;
+                self.origin(&aggregate.input, index)
+            }
+            LogicalPlan::Join(join) => {
+                let width = join.left.schema().fields().len();
+                match join.join_type {
+                    JoinType::Inner if index >= width => self.origin(&join.right, index - width),
+                    JoinType::Inner => self.origin(&join.left, index),
+                    JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark if index < width => {
+                        self.origin(&join.left, index)
+                    }
+                    JoinType::Right if index >= width => self.origin(&join.right, index - width),
+                    JoinType::RightSemi | JoinType::RightAnti => self.origin(&join.right, index),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// What joins ask of the rows of `scan`, as a predicate; `column` says what a column of the table is.
+    pub(super) fn asked_of(&self, scan: &TableScan, column: impl Fn(usize) -> Option<Column>) -> Option<Expression> {
+        let filters = self.runtime_filters.planned.iter().filter(|planned| planned.scan == place(scan));
+        let predicates = filters.filter_map(|planned| {
+            let columns = planned.columns.iter().map(|index| Some(Arc::new(column(*index)?) as Expression));
+            Some(planned.filter.expression(columns.collect::<Option<_>>()?))
+        });
+        predicates.reduce(and)
+    }
+}
+
+pub(super) fn and(left: Expression, right: Expression) -> Expression {
+    Arc::new(BinaryExpr::new(left, Operator::And, right))
+}
+
+fn place(scan: &TableScan) -> usize {
+    std::ptr::from_ref(scan).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion_expr::logical_plan::Union;
+
+    use super::*;
+    use crate::LocalCluster;
+
+    #[test]
+    fn a_scan_that_two_steps_read_is_known_to_be_shared() {
+        let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start().expect("starts");
+        let rows = cluster.from_source("rows", aqueduct_operators::range("n", Some(9))).expect("a frame");
+        let scan = Arc::new(rows.optimized().expect("a plan"));
+        assert!(matches!(scan.as_ref(), LogicalPlan::TableScan(_)));
+        let union = |inputs| LogicalPlan::Union(Union { inputs, schema: Arc::clone(scan.schema()) });
+        let shared = |plan| RuntimeFilters::of(&plan).expect("walked").shared.len();
+        assert_eq!(shared(union(vec![Arc::clone(&scan), Arc::clone(&scan)])), 1);
+        assert_eq!(shared(union(vec![Arc::clone(&scan), Arc::new(scan.as_ref().clone())])), 0);
+    }
+}
