@@ -19,6 +19,7 @@ use datafusion_expr::Accumulator;
 
 use super::super::describe::Aggregate;
 use super::layout::{Argument, Lane, LaneFunction, Way, of_type};
+use super::nth::Nth;
 use crate::expression::failed;
 
 /// What `percentile_cont` of DataFusion rounds the weight of the upper value to.
@@ -84,12 +85,16 @@ impl Group {
                     // A text doubles as it grows, and its result is a copy. A list is of slices, which are claimed.
                     LaneFunction { lists: true, .. } if described.expression.fun().name() == "string_agg" => Some(300),
                     LaneFunction { lists: true, .. } => Some(150),
+                    LaneFunction { nth: Some(_), .. } => None,
                     LaneFunction { distinct: false, .. } if described.grows() => {
                         Some(2 * described.unsaid_size().percent)
                     }
                     _ => None,
                 };
-                let accumulator = expression.create_accumulator().map_err(failed)?;
+                let accumulator: Box<dyn Accumulator> = match function.nth {
+                    Some(place) => Box::new(Nth::new(place, expression.field().data_type())?),
+                    None => expression.create_accumulator().map_err(failed)?,
+                };
                 Ok(Some(Accumulating { accumulator: Some(accumulator), growth, measured: 0, since: 0, given: 0 }))
             }
             Way::Median(_) | Way::Percentile(_) => Ok(None),
