@@ -136,7 +136,7 @@ fn keys(join: &Join, left: Estimate, right: Estimate) -> f64 {
 }
 
 /// How many different values `expr` is likely to have over all rows of the tables of `input`.
-fn distinct(expr: &Expr, input: &LogicalPlan) -> f64 {
+pub(super) fn distinct(expr: &Expr, input: &LogicalPlan) -> f64 {
     facts_of(expr, input).map_or_else(|| estimate(input).base_rows, |facts| facts.distinct)
 }
 

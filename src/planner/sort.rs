@@ -24,7 +24,7 @@ impl Planner {
             false => {
                 let merge = Merge::try_new(schema, keys, plan.fetch)?;
                 let node = self.graph.operator("merge", merge, sorted.node.lanes());
-                Flow { node, ordered: true, single: true, ..sorted }
+                Flow { node, ordered: true, single: true, hashed: None, ..sorted }
             }
         };
         self.first_columns(sorted, plan.input.schema().inner())

@@ -1,13 +1,16 @@
 //! Queries in SQL: text to the same lazy frames that methods build. A statement is read and checked here, and runs
 //! nothing; only what changes the cluster's tables, or writes a file, is carried out at once.
 
+mod arrays;
 mod catalog;
 mod files;
 mod functions;
+mod lateral;
 mod multiset;
 mod place;
 mod single;
 mod statement;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -115,10 +118,13 @@ impl LocalCluster {
     }
 
     fn statement(&self, query: &str, statement: Statement) -> Result<statement::Done> {
+        if is_show_tables(&statement) {
+            return Ok(statement::Done { frame: self.shown_tables()?, carried_out: false });
+        }
         let provider = catalog::Provider::new(&self.session().catalog);
         let planned = SqlToRel::new(&provider).statement_to_plan(statement);
         let plan = planned.map_err(|error| place::located(error, query))?;
-        self.carry_out(multiset::counted(single::at_most_one_row(plan)?)?)
+        self.carry_out(multiset::counted(single::at_most_one_row(lateral::row_by_row(plan)?)?)?)
     }
 }
 
@@ -134,7 +140,14 @@ fn parse(query: &str) -> Result<Vec<Statement>> {
             check_depth(statement)?;
         }
     }
-    Ok(statements.into())
+    Ok(statements.into_iter().map(arrays::as_calls).collect())
+}
+
+/// Whether all tables are asked for: DataFusion would look for them in a schema of its own.
+fn is_show_tables(statement: &Statement) -> bool {
+    let Statement::Statement(statement) = statement else { return false };
+    let ast::Statement::ShowTables { show_options, .. } = statement.as_ref() else { return false };
+    show_options.filter_position.is_none() && show_options.show_in.is_none() && show_options.limit.is_none()
 }
 
 /// Refuses what is nested so deeply that walking it elsewhere could take a whole stack.
