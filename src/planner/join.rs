@@ -79,7 +79,19 @@ impl Planner {
         if join.null_aware {
             spec = spec.null_aware();
         }
-        let (inputs, single, hashed) = if self.broadcasts(join, build, left_size, right_size) {
+        // Rows that are spread by the keys already stay where they are, and each of the others goes to one place only.
+        let in_place = match build {
+            JoinSide::Left => {
+                let keys: Vec<usize> = on.iter().map(|(_, right)| *right).collect();
+                self.is_spread(&right.flow, &keys, &join.right)
+            }
+            _ => {
+                let keys: Vec<usize> = on.iter().map(|(left, _)| *left).collect();
+                self.is_spread(&left.flow, &keys, &join.left)
+            }
+        };
+        let everywhere = join.null_aware || !in_place;
+        let (inputs, single, hashed) = if everywhere && self.broadcasts(join, build, left_size, right_size) {
             let (inputs, single) = broadcast(&left.flow, &right.flow, build);
             let hashed = streamed(&left.flow, &right.flow, build);
             let equal: Vec<_> = on.iter().map(|&(left, right)| (left, width + right)).collect();

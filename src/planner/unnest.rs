@@ -38,7 +38,7 @@ impl Planner {
             };
             let lists = of(&|slot| slot.depth >= level);
             let structs = of(&|slot| slot.is_struct && level == 1);
-            let nulls = plan.options.null_handling.clone();
+            let nulls = plan.options.null_handling;
             let unnest = Unnest::try_new(SchemaRef::clone(&flow.schema), lists, structs, nulls)?;
             let schema = SchemaRef::clone(unnest.schema());
             flow = Flow { schema, ..self.row_wise("unnest", unnest, flow) };

@@ -187,3 +187,8 @@ fn lists_and_structs_answer_as_duckdb_does() {
 fn recursive_queries_answer_as_duckdb_does() {
     all_of("recursive");
 }
+
+#[test]
+fn rows_that_are_spread_already_answer_as_duckdb_does() {
+    all_of("spread");
+}
