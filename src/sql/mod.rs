@@ -45,8 +45,10 @@ impl LocalCluster {
     /// lower case, so a column `Price` is written `"Price"`. Nulls are the largest values of an order unless it says
     /// `nulls first` or `nulls last`. A number with a point is a decimal.
     ///
-    /// `explain`, `describe`, `values`, `create view` and `drop view`, and `copy (…) to 'file.csv'` work, too. Those that
-    /// change something do so at once. Of several statements, divided by `;`, all but the last must be of that kind.
+    /// `explain`, `describe`, `show tables`, `values`, `create view`, `create table` and `insert into`, `drop view` and
+    /// `drop table`, and `copy (…) to 'file.csv'` work, too. Those that change something do so at once. Of several
+    /// statements, divided by `;`, all but the last must be of that kind. The rows of a table that a statement made are kept
+    /// on disk, as [`Frame::cache`] keeps them.
     ///
     /// ```
     /// # use aqueduct::prelude::*;

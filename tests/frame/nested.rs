@@ -1,4 +1,4 @@
-//! Lists and structs, groupings of groupings, unions by name, and `not in` of many rows: by hand, over 1, 2 and 8 partitions.
+//! Lists and structs, groupings of groupings, unions by name, samples, and `not in` of many rows: by hand, over 1, 2 and 8 partitions.
 
 use aqueduct::{cube, grouping_sets, rollup};
 
@@ -96,6 +96,25 @@ fn unions_by_name_fill_what_a_side_does_not_have() {
             assert_eq!(Frame::concat(&all).count().expect("a count"), 140);
             assert!(Frame::concat(&[]).count().expect_err("nothing").to_string().contains("no frames"));
         }
+    });
+}
+
+#[test]
+fn a_sample_with_a_seed_is_the_same_on_any_cluster() {
+    timed(|| {
+        let mut samples = Vec::new();
+        for workers in WORKERS {
+            let cluster = cluster(workers);
+            let numbers = cluster.from_source("numbers", range("n", Some(50_000))).expect("a source");
+            let rows = numbers.with_column("t", concat(vec![lit("row "), cast(col("n"), DataType::Utf8)]));
+            let sample = |frame: &Frame, seed| frame.sample_with_seed(0.2, seed).sort("n").compute().expect("rows");
+            let one = sample(&rows, 7).i64s("n").expect("numbers");
+            assert_eq!(one, sample(&rows.repartition(5), 7).i64s("n").expect("numbers"));
+            assert_ne!(one, sample(&rows, 8).i64s("n").expect("numbers"));
+            samples.push(one);
+        }
+        assert!((9_400..10_600).contains(&samples[0].len()), "{}", samples[0].len());
+        assert!(samples.iter().all(|sample| *sample == samples[0]));
     });
 }
 
