@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
+use aqueduct_operators::Store;
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
 use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
 use aqueduct_runtime::config::machine_memory_bytes;
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     names: Mutex<HashMap<String, usize>>,
     /// What SQL calls the tables.
     pub(crate) catalog: Catalog,
+    /// The rows that frames keep on disk.
+    kept: Mutex<Vec<Weak<Store>>>,
 }
 
 impl LocalCluster {
@@ -121,9 +124,7 @@ impl LocalCluster {
     pub fn close(self) {}
 
     fn table(&self, name: &str, table: ScanTable) -> Result<Frame> {
-        let name = self.session().unique_name(name);
-        let plan = LogicalPlanBuilder::scan(TableReference::bare(name), Arc::new(table), None)?.build()?;
-        Ok(self.frame(plan))
+        self.session().table(name, table)
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -137,6 +138,28 @@ fn stem(path: &Path) -> &str {
 }
 
 impl Session {
+    /// A frame over a table, called `name` in plans and metrics.
+    pub(crate) fn table(self: &Arc<Self>, name: &str, table: ScanTable) -> Result<Frame> {
+        let name = self.unique_name(name);
+        let plan = LogicalPlanBuilder::scan(TableReference::bare(name), Arc::new(table), None)?.build()?;
+        Ok(Frame::new(Arc::downgrade(self), plan))
+    }
+
+    /// Has the files of a store go when the cluster closes, whoever holds it then.
+    pub(crate) fn keep(&self, store: Store) -> Arc<Store> {
+        let store = Arc::new(store);
+        let mut kept = self.kept.lock();
+        kept.retain(|kept| kept.strong_count() > 0);
+        kept.push(Arc::downgrade(&store));
+        store
+    }
+
+    fn close(self) {
+        let Self { cluster, kept, .. } = self;
+        cluster.close();
+        kept.into_inner().iter().filter_map(Weak::upgrade).for_each(|store| store.clear());
+    }
+
     fn unique_name(&self, name: &str) -> String {
         let name = if name.is_empty() { "table" } else { name };
         let mut names = self.names.lock();
@@ -161,8 +184,11 @@ impl Drop for LocalCluster {
     fn drop(&mut self) {
         let Some(mut session) = self.session.take() else { return };
         // Frames hold on to the session while they hand a graph over, no longer, and on other threads at that.
-        while let Err(shared) = Arc::try_unwrap(session) {
-            session = shared;
+        loop {
+            match Arc::try_unwrap(session) {
+                Ok(session) => return session.close(),
+                Err(shared) => session = shared,
+            }
             std::thread::yield_now();
         }
     }
@@ -269,7 +295,8 @@ impl LocalClusterBuilder {
     pub fn start(self) -> Result<LocalCluster> {
         let progress = self.progress;
         let cluster = Cluster::start(self.config()?)?;
-        let session = Session { cluster, progress, names: Mutex::default(), catalog: Catalog::default() };
+        let session =
+            Session { cluster, progress, names: Mutex::default(), catalog: Catalog::default(), kept: Mutex::default() };
         Ok(LocalCluster { session: Some(Arc::new(session)) })
     }
 

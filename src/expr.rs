@@ -26,6 +26,42 @@ pub fn count_rows() -> Expr {
     datafusion_functions_aggregate::count::count_all().unalias().alias("count")
 }
 
+/// A key of [`Frame::group_by`](crate::Frame::group_by) that stands for several groupings: by all of `keys`, by all but the
+/// last one, and so on, down to all rows. Keys that a grouping leaves out are null in its rows.
+///
+/// ```
+/// # use aqueduct::prelude::*;
+/// # fn main() -> aqueduct::Result<()> {
+/// # let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start()?;
+/// use aqueduct::rollup;
+///
+/// let fares = cluster.sql("select * from (values ('Oslo', 'a', 1), ('Oslo', 'b', 2), ('Rome', 'a', 4)) as t(city, line, fare)")?;
+/// let totals = fares.group_by(rollup(["city", "line"])).sum("fare").sort(["city", "line"]).compute()?;
+/// assert_eq!(totals.i64s("fare")?, [1, 2, 3, 4, 4, 7].map(Some));
+/// # Ok(())
+/// # }
+/// ```
+pub fn rollup(keys: impl IntoExprs) -> Expr {
+    datafusion_expr::rollup(keys.into_exprs())
+}
+
+/// A key of [`Frame::group_by`](crate::Frame::group_by) that stands for the groupings by each selection of `keys`, as
+/// [`rollup`] does for fewer of them.
+pub fn cube(keys: impl IntoExprs) -> Expr {
+    datafusion_expr::cube(keys.into_exprs())
+}
+
+/// A key of [`Frame::group_by`](crate::Frame::group_by) that stands for the groupings by each of `sets`. Which one a row
+/// is of, [`functions::grouping`](crate::functions::grouping) tells.
+pub fn grouping_sets<S: IntoExprs>(sets: impl IntoIterator<Item = S>) -> Expr {
+    datafusion_expr::grouping_set(sets.into_iter().map(IntoExprs::into_exprs).collect())
+}
+
+/// Whether a key stands for several groupings.
+pub(crate) fn is_grouping_set(key: &Expr) -> bool {
+    matches!(key, Expr::GroupingSet(_))
+}
+
 /// What stands for an expression where a frame expects one: an [`Expr`], or the name of a column.
 pub trait IntoExpr {
     /// The expression.
@@ -109,7 +145,7 @@ pub(crate) fn column_name(expr: &Expr) -> String {
 /// Gives an expression the name that the user would write for it: `avg(value)`, not `avg(large_data.value)`.
 pub(crate) fn named(expr: Expr) -> Expr {
     match expr {
-        Expr::Column(_) | Expr::Alias(_) => expr,
+        Expr::Column(_) | Expr::Alias(_) | Expr::GroupingSet(_) => expr,
         other => {
             let name = other.schema_name().to_string();
             other.alias(name)

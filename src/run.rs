@@ -9,17 +9,22 @@ use std::{fmt, future};
 
 use aqueduct_operators::csv::CsvSink;
 use aqueduct_operators::parquet::{ParquetSink, ParquetSinkOptions};
+use aqueduct_operators::{Store, StoreSink};
+use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::metrics::JobMetrics;
 use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream, SinkSpec};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion_expr::LogicalPlan;
 use futures_core::Stream;
+use parking_lot::Mutex;
 
 use crate::cluster::Session;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::planner::{self, Planned, Settings};
+use crate::planner::{self, Planned, ScanTable, Settings};
 use crate::progress::{self, JobProgress, Progress};
+use crate::recursive;
 use crate::table::{Table, with_schema};
 use crate::widen::{self, Attempt};
 
@@ -93,11 +98,41 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
 pub(crate) async fn collect_async(frame: &Frame) -> Result<Table> {
     let mut attempt = Attempt::new(frame);
     loop {
-        match collect_once_async(attempt.frame()).await {
+        // Jobs of recursive queries are waited for on a thread of their own.
+        let frame = match recursive::is_in(attempt.frame())? {
+            true => settled_elsewhere(attempt.frame()).await,
+            false => Ok(attempt.frame().clone()),
+        };
+        let rows = match frame {
+            Ok(frame) => collect_once_async(&frame).await,
+            Err(error) => Err(error),
+        };
+        match rows {
             Err(error) => attempt.widen_for(error)?,
             answer => return answer,
         }
     }
+}
+
+/// The frame with its recursive queries computed, on a thread that blocks in place of this one. Nothing begins there any
+/// more once the future is dropped.
+async fn settled_elsewhere(frame: &Frame) -> Result<Frame> {
+    let (ticket, completion) = Ticket::new("a recursive query");
+    let wanted = Arc::new(Mutex::new(None));
+    let (place, frame) = (Arc::downgrade(&wanted), frame.clone());
+    let work = move || {
+        let settled = recursive::settled_while(&frame, &|| place.strong_count() > 0);
+        if let Some(place) = place.upgrade() {
+            *place.lock() = Some(settled);
+        }
+        drop(completion);
+    };
+    let thread = std::thread::Builder::new().name("aq-recursive".into()).spawn(work);
+    thread.map_err(|error| ExecutionError::Resource(format!("cannot start a thread: {error}")))?;
+    let done =
+        |context: &mut Context<'_>| if ticket.register(context.waker()) { Poll::Pending } else { Poll::Ready(()) };
+    future::poll_fn(done).await;
+    wanted.lock().take().unwrap_or(Err(Error::Execution(ExecutionError::Cancelled)))
 }
 
 async fn collect_once_async(frame: &Frame) -> Result<Table> {
@@ -116,6 +151,7 @@ pub(crate) fn stream(frame: &Frame) -> Result<FrameStream> {
 }
 
 fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
+    let frame = &recursive::settled(frame)?;
     let Planned { graph, result, schema, .. } = frame.planned()?;
     let (mut job, shown) = start(frame, &graph)?;
     let rows = job.take_result(result).expect("a result of the graph that was run, not taken before");
@@ -124,22 +160,64 @@ fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
 
 /// Writes the rows of `frame` to `path` as CSV; how many there were.
 pub(crate) fn write_csv(frame: &Frame, path: &Path) -> Result<u64> {
-    write(frame, || CsvSink::new(path))
+    write(frame, |_| CsvSink::new(path))
 }
 
 /// Writes the rows of `frame` to `path` as Parquet; how many there were.
 pub(crate) fn write_parquet(frame: &Frame, path: &Path, options: &ParquetSinkOptions) -> Result<u64> {
-    write(frame, || ParquetSink::new(path, options.clone()))
+    write(frame, |schema| ParquetSink::new(path, options.clone()).with_schema(schema))
 }
 
-fn write<S: SinkSpec>(frame: &Frame, sink: impl Fn() -> S) -> Result<u64> {
+/// Runs `frame` into the sink that `sink` makes for rows of its schema.
+fn write<S: SinkSpec>(frame: &Frame, sink: impl Fn(&SchemaRef) -> S) -> Result<u64> {
     // A file of a job that failed has never been there.
-    widen::retried(frame, |frame| write_once(frame, sink()))
+    widen::retried(frame, |frame| {
+        let frame = &recursive::settled(frame)?;
+        let plan = frame.optimized()?;
+        write_once(frame, &plan, sink(plan.schema().inner()))
+    })
 }
 
-fn write_once(frame: &Frame, sink: impl SinkSpec) -> Result<u64> {
-    let graph = planner::to_sink(&frame.optimized()?, settings(frame)?, WRITE, sink)?;
-    let (job, shown) = start(frame, &graph)?;
+/// Runs `frame`, and keeps its rows on disk until nobody holds them; of `schema`, if it is given.
+pub(crate) fn store(frame: &Frame, name: &str, schema: Option<&SchemaRef>) -> Result<Arc<Store>> {
+    widen::retried(frame, |frame| {
+        let frame = &recursive::settled(frame)?;
+        let plan = frame.optimized()?;
+        let schema = SchemaRef::clone(schema.unwrap_or(plan.schema().inner()));
+        let spaces = session(frame)?.cluster.kept_spaces();
+        if spaces.is_empty() {
+            return Err(Error::Execution(ExecutionError::Closed));
+        }
+        let sink = StoreSink::try_new(schema, spaces)?;
+        run_to_end(frame, &planner::to_sinks(&plan, settings(frame)?, name, sink.clone())?)?;
+        let stored = sink.take().ok_or(Error::Execution(ExecutionError::Closed))?;
+        Ok(session(frame)?.keep(stored))
+    })
+}
+
+/// The rows of one store and, behind them, those of another; where they are many small files, some are made one.
+pub(crate) fn together(frame: &Frame, name: &str, rows: &Store, more: &Store) -> Result<Arc<Store>> {
+    let all = rows.with(more)?;
+    let Some((head, tail)) = all.split_for_merging() else { return Ok(session(frame)?.keep(all)) };
+    let session = session(frame)?;
+    let tail = session.table(name, ScanTable::stored(session.keep(tail)))?;
+    let merged = store(&tail, name, Some(all.schema()))?;
+    Ok(session.keep(head.with(&merged)?))
+}
+
+/// Runs `frame`, and a frame over its rows, which are kept on disk.
+pub(crate) fn cache(frame: &Frame) -> Result<Frame> {
+    let stored = store(frame, "cache", None)?;
+    session(frame)?.table("cached", ScanTable::stored(stored))
+}
+
+fn write_once(frame: &Frame, plan: &LogicalPlan, sink: impl SinkSpec) -> Result<u64> {
+    run_to_end(frame, &planner::to_sink(plan, settings(frame)?, WRITE, sink)?)
+}
+
+/// Runs a graph that ends in one sink; the number of rows that it took.
+fn run_to_end(frame: &Frame, graph: &Graph) -> Result<u64> {
+    let (job, shown) = start(frame, graph)?;
     let monitor = job.monitor();
     let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;
     // The sink is the last node that was declared.
@@ -148,7 +226,7 @@ fn write_once(frame: &Frame, sink: impl SinkSpec) -> Result<u64> {
 
 /// The number of partitions that compute the rows of `frame`.
 pub(crate) fn partitions(frame: &Frame) -> Result<usize> {
-    let Planned { graph, rows, .. } = frame.planned()?;
+    let Planned { graph, rows, .. } = recursive::outlined(frame)?.planned()?;
     Ok(plan(frame, &graph)?.partitions(rows).unwrap_or(0))
 }
 

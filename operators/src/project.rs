@@ -1,7 +1,11 @@
 //! The projection: computes the columns of its output from those of its input, row by row.
+//!
+//! Texts that are made of numbers take more than these: where a batch would become much larger than the plan counts on, it
+//! is computed in pieces.
 
 use std::sync::Arc;
 
+use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -54,7 +58,12 @@ impl OperatorSpec for Project {
 
     fn instantiate(&self, context: OperatorContext) -> Result<Box<dyn Operator>> {
         let schema = self.output_schema(0, &context.inputs)?;
-        Ok(Box::new(ProjectInstance { expressions: Arc::clone(&self.expressions), schema }))
+        // What a text takes is known once there was one.
+        let guess = |field: &arrow::datatypes::FieldRef| field.data_type().primitive_width().unwrap_or(TEXT_BYTES);
+        let row_bytes = schema.fields().iter().map(guess).sum();
+        let most_bytes = context.batch_bytes + context.batch_bytes / 2;
+        let expressions = Arc::clone(&self.expressions);
+        Ok(Box::new(ProjectInstance { expressions, schema, row_bytes, most_bytes, rest: None }))
     }
 
     fn keeps_order(&self) -> bool {
@@ -66,28 +75,76 @@ impl OperatorSpec for Project {
     }
 }
 
+/// What a value of no fixed size is likely to take.
+const TEXT_BYTES: usize = 48;
+
 struct ProjectInstance {
     expressions: Arc<[(Expression, String)]>,
     schema: SchemaRef,
+    /// Bytes that a row of the output takes.
+    row_bytes: usize,
+    /// Bytes that may be emitted in a step.
+    most_bytes: usize,
+    /// Rows that are still to be computed.
+    rest: Option<RecordBatch>,
+}
+
+impl ProjectInstance {
+    /// Computes as many rows of `batch` as are sure to be within bounds.
+    fn advance(&mut self, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
+        let rows = batch.num_rows();
+        let most = self.most_bytes / self.row_bytes.max(1);
+        if rows <= most.max(1) {
+            self.compute(&batch, out)?;
+            return Ok(Step::NeedInput);
+        }
+        self.compute(&batch.slice(0, most.max(1)), out)?;
+        self.rest = Some(batch.slice(most.max(1), rows - most.max(1)));
+        Ok(Step::MoreOutput)
+    }
+
+    fn compute(&mut self, batch: &RecordBatch, out: &mut Outbox) -> Result<()> {
+        let columns = self
+            .expressions
+            .iter()
+            .map(|(expression, _)| evaluate(expression.as_ref(), batch))
+            .collect::<Result<Vec<_>>>()?;
+        // A projection to no columns, as below `count(*)`, still has rows.
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let output = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        if output.num_rows() > 0 {
+            let row_bytes = batch_bytes(&output).div_ceil(output.num_rows());
+            // One long text among short ones is soon forgotten.
+            self.row_bytes = row_bytes.max(self.row_bytes / 2);
+        }
+        out.push(output);
+        Ok(())
+    }
 }
 
 impl Operator for ProjectInstance {
     fn process(&mut self, _port: Port, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
-        let columns = self
-            .expressions
-            .iter()
-            .map(|(expression, _)| evaluate(expression.as_ref(), &batch))
-            .collect::<Result<Vec<_>>>()?;
-        // A projection to no columns, as below `count(*)`, still has rows.
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        out.push(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?);
-        Ok(Step::NeedInput)
+        self.advance(batch, out)
+    }
+
+    fn resume(&mut self, out: &mut Outbox) -> Result<Step> {
+        match self.rest.take() {
+            Some(batch) => self.advance(batch, out),
+            None => Ok(Step::NeedInput),
+        }
+    }
+
+    fn step_bytes(&self, _port: Port, batch: &RecordBatch) -> usize {
+        let output = (self.row_bytes * batch.num_rows()).min(self.most_bytes);
+        2 * batch_bytes(batch).max(output)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aqueduct_runtime::testing::{context, drive};
     use arrow::array::{ArrayRef, Int64Array};
+    use arrow::compute::concat_batches;
     use arrow::compute::kernels::numeric;
     use datafusion_expr::Operator as Binary;
     use datafusion_physical_expr::expressions::{binary, col, lit};
@@ -101,10 +158,26 @@ mod tests {
 
     fn run(project: &Project, input: RecordBatch) -> RecordBatch {
         let schema = project.output_schema(0, &[input.schema()]).expect("fits");
-        let mut instance = ProjectInstance { expressions: Arc::clone(&project.expressions), schema };
-        let mut out = Outbox::new();
-        instance.process(0, input, &mut out).expect("projects");
-        out.pop().expect("one batch").1
+        let mut instance = project.instantiate(context().operator(&[input.schema()])).expect("starts");
+        let output = drive(instance.as_mut(), [vec![input]]).expect("projects");
+        assert_eq!(output[0].schema(), schema);
+        concat_batches(&schema, &output).expect("one schema")
+    }
+
+    #[test]
+    fn rows_that_grow_are_computed_in_pieces() {
+        let numbers = Arc::new(Int64Array::from_iter_values(0..8192)) as ArrayRef;
+        let input = RecordBatch::try_from_iter([("n", numbers)]).expect("one column");
+        let n = col("n", &input.schema()).expect("n");
+        let long = lit("a text of about forty bytes for each row");
+        let project = Project::new(vec![(n, "n".into()), (long, "t".into())]);
+        let context = context().batch_bytes(64 << 10).operator(&[input.schema()]);
+        let mut instance = project.instantiate(context).expect("starts");
+        let output = drive(instance.as_mut(), [vec![input.clone(), input.clone()]]).expect("projects");
+        assert!(output.iter().all(|batch| batch_bytes(batch) <= 2 * (64 << 10)), "{}", output.len());
+        assert_eq!(output.iter().map(RecordBatch::num_rows).sum::<usize>(), 2 * 8192);
+        let whole = concat_batches(&output[0].schema(), &output).expect("one schema");
+        assert_eq!(whole.column(0).slice(8192, 8192).as_ref(), input.column(0).as_ref());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::io::Io;
 use crate::job::{Job, JobCore};
 use crate::memory::MemoryPool;
 use crate::plan::Plan;
-use crate::spill::SpillDir;
+use crate::spill::{SpillDir, SpillSpace};
 use crate::task::Clock;
 use crate::watchdog::Watch;
 
@@ -150,6 +150,15 @@ impl Cluster {
     /// The folder of this cluster's spill files; empty if the cluster is closed.
     pub fn spill_path(&self) -> PathBuf {
         self.shared.spill.lock().as_ref().map_or_else(PathBuf::new, |dir| dir.path().to_path_buf())
+    }
+
+    /// A place on each worker for spill files that outlive the jobs that wrote them, and are charged to none; no place if
+    /// the cluster is closed. Who holds such a file holds the folder of the cluster.
+    pub fn kept_spaces(&self) -> Vec<SpillSpace> {
+        let Some(dir) = self.shared.spill.lock().clone() else { return Vec::new() };
+        let workers = self.shared.workers.lock();
+        let spaces = workers.iter().flatten().zip(&self.shared.pools);
+        spaces.map(|(worker, pool)| dir.space(worker.io.clone(), pool.account("kept files"))).collect()
     }
 
     /// Plans `graph` for this cluster, and runs nothing.

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::{self, Planned};
+use crate::recursive;
 use crate::run;
 use crate::stack::on_large_stack;
 
@@ -23,7 +24,7 @@ impl Frame {
     }
 
     fn explain_parts_here(&self) -> Result<Vec<(&'static str, String)>> {
-        let graph = run::plan(self, &self.planned()?.graph)?.to_string();
+        let graph = run::plan(self, &self.outlined()?.graph)?.to_string();
         Ok(vec![
             ("logical plan", self.logical_plan()?.display_indent().to_string()),
             ("optimised plan", self.optimized()?.display_indent().to_string()),
@@ -37,7 +38,7 @@ impl Frame {
     ///
     /// As for [`Frame::explain`].
     pub fn explain_dot(&self) -> Result<String> {
-        Ok(run::plan(self, &self.planned()?.graph)?.to_dot())
+        Ok(run::plan(self, &self.outlined()?.graph)?.to_dot())
     }
 
     /// The actor graph as a Mermaid flowchart.
@@ -46,7 +47,12 @@ impl Frame {
     ///
     /// As for [`Frame::explain`].
     pub fn explain_mermaid(&self) -> Result<String> {
-        Ok(run::plan(self, &self.planned()?.graph)?.to_mermaid())
+        Ok(run::plan(self, &self.outlined()?.graph)?.to_mermaid())
+    }
+
+    /// The graph to be shown: where the frame has recursive queries, they come first, in jobs of their own.
+    pub(crate) fn outlined(&self) -> Result<Planned> {
+        recursive::outlined(self)?.planned()
     }
 
     /// The graph whose result is this frame's rows.

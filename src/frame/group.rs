@@ -3,11 +3,11 @@
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, Result as QueryResult, plan_err};
 use datafusion_expr::utils::find_aggregate_exprs;
-use datafusion_expr::{Expr, LogicalPlanBuilder};
+use datafusion_expr::{Aggregate, Expr, LogicalPlanBuilder};
 use datafusion_functions_aggregate::expr_fn;
 
 use super::Frame;
-use crate::expr::{IntoExprs, column_name, count_rows, named};
+use crate::expr::{IntoExprs, column_name, count_rows, is_grouping_set, named};
 
 /// Rows grouped by keys: what [`Frame::group_by`] returns. The aggregates turn it into a frame again.
 ///
@@ -80,6 +80,7 @@ impl GroupBy {
 /// The aggregates of `frame` by `keys`; of all rows if there are no keys.
 pub(super) fn aggregate(step: &'static str, frame: &Frame, keys: Vec<Expr>, aggregates: Vec<Expr>) -> Frame {
     frame.step(step, |plan| {
+        let sets = keys.iter().any(is_grouping_set);
         let keys: Vec<Expr> = keys.into_iter().map(named).collect();
         let aggregates: Vec<Expr> = aggregates.into_iter().map(named).collect();
         for aggregate in &aggregates {
@@ -88,7 +89,12 @@ pub(super) fn aggregate(step: &'static str, frame: &Frame, keys: Vec<Expr>, aggr
             }
         }
         if aggregates.iter().all(|aggregate| matches!(aggregate.clone().unalias(), Expr::AggregateFunction(_))) {
-            plan.aggregate(keys, aggregates)
+            let plan = plan.aggregate(keys, aggregates)?;
+            if !sets {
+                return Ok(plan);
+            }
+            let columns: Vec<Expr> = columns_of(&plan).collect();
+            plan.project(columns)
         } else {
             aggregate_then_compute(plan, keys, aggregates)
         }
@@ -101,13 +107,12 @@ fn aggregate_then_compute(
     keys: Vec<Expr>,
     aggregates: Vec<Expr>,
 ) -> QueryResult<LogicalPlanBuilder> {
-    let keys_given = keys.len();
     let parts = find_aggregate_exprs(&aggregates);
     let part_name = |index: usize| format!("__part_{index}");
     let named_parts = parts.iter().enumerate().map(|(index, part)| part.clone().alias(part_name(index)));
     let plan = plan.aggregate(keys, named_parts.collect::<Vec<_>>())?;
-    let keys = plan.schema().iter().take(keys_given).map(|(qualifier, field)| Column::from((qualifier, field)));
-    let keys: Vec<Expr> = keys.map(Expr::Column).collect();
+    let mut keys: Vec<Expr> = columns_of(&plan).collect();
+    keys.truncate(keys.len() - parts.len());
     let computed = aggregates.into_iter().map(|aggregate| {
         let replaced = aggregate.transform_down(|expr| {
             Ok(match parts.iter().position(|part| *part == expr) {
@@ -119,4 +124,10 @@ fn aggregate_then_compute(
     });
     let columns = keys.into_iter().map(Ok).chain(computed).collect::<QueryResult<Vec<_>>>()?;
     plan.project(columns)
+}
+
+/// The columns of an aggregate, without the number of the grouping set.
+fn columns_of(plan: &LogicalPlanBuilder) -> impl Iterator<Item = Expr> {
+    let columns = plan.schema().iter().filter(|(_, field)| field.name() != Aggregate::INTERNAL_GROUPING_ID);
+    columns.map(|(qualifier, field)| Expr::Column(Column::from((qualifier, field))))
 }

@@ -8,6 +8,7 @@ mod asof;
 mod explain;
 mod group;
 mod join;
+mod nested;
 mod order;
 mod rows;
 mod summary;
@@ -15,12 +16,12 @@ mod summary;
 mod tests;
 mod window;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
-use arrow::datatypes::SchemaRef;
-use datafusion_common::{Column, DataFusionError, Result as QueryResult, plan_err};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion_common::{Column, DataFusionError, Result as QueryResult, ScalarValue, plan_err};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 pub use asof::AsOf;
@@ -204,6 +205,62 @@ impl Frame {
         })
     }
 
+    /// The rows of both, in no particular order. A column that only one of them has is null in the rows of the other.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start()?;
+    /// let one = cluster.sql("select 1 as id, 'Oslo' as city")?;
+    /// let other = cluster.sql("select 7 as fare, 2 as id")?;
+    /// let both = one.union_by_name(&other).sort("id").compute()?;
+    /// assert_eq!(both.strings("city")?, [Some("Oslo".to_string()), None]);
+    /// assert_eq!(both.i64s("fare")?, [None, Some(7)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn union_by_name(&self, other: &Frame) -> Frame {
+        self.with_other("union_by_name", other, |plan, other| {
+            let (plan, other) = (LogicalPlanBuilder::from(plan), LogicalPlanBuilder::from(other));
+            let names = columns(&plan).into_iter().chain(columns(&other)).map(|(name, _)| name);
+            let mut seen = HashSet::new();
+            let names: Vec<String> = names.filter(|name| seen.insert(name.clone())).collect();
+            let kinds = types(&plan).into_iter().chain(types(&other)).rev().collect::<HashMap<_, _>>();
+            let filled = |plan: LogicalPlanBuilder| {
+                let own: HashMap<String, Expr> = columns(&plan).into_iter().collect();
+                let all = names.iter().map(|name| match own.get(name) {
+                    Some(column) => Ok(column.clone()),
+                    None => Ok(Expr::Literal(ScalarValue::try_from(&kinds[name])?, None).alias(name)),
+                });
+                plan.project(all.collect::<QueryResult<Vec<_>>>()?)
+            };
+            filled(plan)?.union(filled(other)?.build()?)
+        })
+    }
+
+    /// The rows of all `frames`, as [`Frame::union`] puts two together.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).start()?;
+    /// let days = [1, 2, 3].map(|day| cluster.sql(format!("select {day} as day")));
+    /// let days = days.into_iter().collect::<aqueduct::Result<Vec<_>>>()?;
+    /// assert_eq!(Frame::concat(&days).count()?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn concat<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> Frame {
+        let mut frames = frames.into_iter();
+        let Some(first) = frames.next() else {
+            let cause = Arc::new(DataFusionError::Plan("there are no frames".into()));
+            return Frame { session: Weak::new(), plan: Err(Error::Frame { step: "concat", cause }) };
+        };
+        frames.fold(first.clone(), |all, frame| all.union(frame))
+    }
+
     pub(crate) fn plan(&self) -> Result<&Arc<LogicalPlan>> {
         self.plan.as_ref().map_err(Error::clone)
     }
@@ -251,6 +308,11 @@ impl fmt::Debug for Frame {
 fn columns(plan: &LogicalPlanBuilder) -> Vec<(String, Expr)> {
     let fields = plan.schema().iter();
     fields.map(|(qualifier, field)| (field.name().clone(), Expr::Column(Column::from((qualifier, field))))).collect()
+}
+
+/// Name and type of each column, in order.
+fn types(plan: &LogicalPlanBuilder) -> Vec<(String, DataType)> {
+    plan.schema().fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
 }
 
 fn missing(plan: &LogicalPlanBuilder, name: &str) -> DataFusionError {

@@ -122,6 +122,32 @@ impl Frame {
         run::write_parquet(self, path.as_ref(), options)
     }
 
+    /// Runs the frame once and keeps its rows: what is made of the returned frame reads them, and computes nothing of this
+    /// one again.
+    ///
+    /// The rows are kept on disk, in spill files of the cluster, and take no memory; the cluster's spill limit counts
+    /// them. They are in the order that [`Frame::compute`] would give. The files are removed when the last frame, table
+    /// or job that uses them is dropped, or the cluster is closed.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start()?;
+    /// let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(100_000)))?;
+    /// let squares = numbers.with_column("square", col("n") * col("n")).filter((col("square") % lit(7)).eq(lit(2))).cache()?;
+    /// assert_eq!(squares.count()?, 28571);
+    /// assert_eq!(squares.head(1)?.i64s("square")?, [Some(9)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`]; a job that fails keeps nothing.
+    pub fn cache(&self) -> Result<Frame> {
+        run::cache(self)
+    }
+
     /// The number of partitions that compute the rows.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Summaries of columns: statistics, counts of values, a sample.
 
+use aqueduct_operators::Sample;
 use arrow::datatypes::DataType;
 use datafusion_common::{Column, Result as QueryResult, plan_err};
 use datafusion_expr::{Expr, LogicalPlanBuilder, cast, lit};
@@ -164,6 +165,27 @@ impl Frame {
             }
             plan.filter(random().lt(lit(share)))
         })
+    }
+
+    /// Each row with the probability `share`: the same rows at every run with the same `seed`, whatever the number of workers.
+    /// It goes by the values of a row, so rows that are equal in all columns stay or go together.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start()?;
+    /// let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(10_000)))?;
+    /// let tenth = numbers.sample_with_seed(0.1, 7);
+    /// assert_eq!(tenth.compute()?.i64s("n")?, tenth.compute()?.i64s("n")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn sample_with_seed(&self, share: f64, seed: u64) -> Frame {
+        match Sample::try_new(share, seed) {
+            Ok(sample) => self.apply("sample", sample),
+            Err(error) => self.step("sample_with_seed", |_| plan_err!("{error}")),
+        }
     }
 
     /// The rows without nulls in `columns`.

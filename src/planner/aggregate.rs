@@ -12,8 +12,10 @@ use datafusion_expr::expr::GroupingSet;
 use datafusion_expr::logical_plan::Aggregate as AggregatePlan;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_physical_expr::aggregate::LoweredAggregateBuilder;
+use datafusion_physical_expr::expressions::Column;
 
 use super::expr::supported;
+use super::hashed::Hashed;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
@@ -43,18 +45,29 @@ impl Planner {
                 let filters = filters.into_iter().map(|filter| sets.filter(filter)).collect();
                 let (group, schema) = (sets.group(), sets.schema());
                 let node = self.operator(sets, input.node);
-                (Flow { node, schema, ..input }, group, filters)
+                (Flow { node, schema, hashed: None, ..input }, group, filters)
             }
             exprs => {
                 let group = self.group(exprs.iter(), keys, rows)?;
                 (input, group, filters)
             }
         };
+        // The columns that the keys are; of those that are computed none is.
+        let columns: Vec<usize> =
+            group.iter().map(|(key, _)| key.downcast_ref::<Column>().map_or(usize::MAX, Column::index)).collect();
+        let in_place = self.is_spread(&input, &columns, &plan.input);
+        let hashed = if in_place { input.hashed.as_ref() } else { None };
+        let hashed = hashed.and_then(|hashed| hashed.selected(&columns));
         let aggregate = Aggregate::try_new(input.schema, group, aggregates)?;
         let aggregate = Arc::new(aggregate.with_filters(filters)?);
         let keys = aggregate.group_column_names();
         let single = keys.is_empty();
-        let by_key = |node: NodeId| if single { node.gather() } else { node.hash(keys) };
+        let hashed = hashed.or_else(|| (!single).then(|| Hashed::by(&(0..keys.len()).collect::<Vec<_>>())));
+        let by_key = |node: NodeId| match (single, in_place) {
+            (true, _) => node.gather(),
+            (false, true) => node.into(),
+            (false, false) => node.hash(keys),
+        };
         let node = match SortedAggregate::try_new(Arc::clone(&aggregate))? {
             Some(sorted) => {
                 let arguments = self.operator(sorted.arguments(), input.node);
@@ -65,7 +78,7 @@ impl Planner {
                 self.operator(FinalAggregate::new(aggregate), by_key(partial))
             }
         };
-        Ok(Flow { node, schema: SchemaRef::clone(schema), ordered: false, single })
+        Ok(Flow { node, schema: SchemaRef::clone(schema), ordered: false, single, hashed })
     }
 
     /// A node that is called by what it does.

@@ -12,6 +12,7 @@ use datafusion_common::{DFSchema, DFSchemaRef, DataFusionError, Result as QueryR
 use datafusion_expr::logical_plan::Repartition;
 use datafusion_expr::{Expr, LogicalPlan, Partitioning, UserDefinedLogicalNodeCore};
 
+use super::hashed::Hashed;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
 
@@ -118,7 +119,13 @@ impl Planner {
         let (keeps_order, name) = (applied.spec.keeps_order(), applied.name.clone());
         if applied.keys.is_empty() {
             let node = self.graph.operator(name, spec, input.node);
-            return Ok(Flow { node, schema, ordered: input.ordered && keeps_order, single: input.single });
+            return Ok(Flow {
+                node,
+                schema,
+                ordered: input.ordered && keeps_order,
+                single: input.single,
+                hashed: None,
+            });
         }
         let keys: Vec<_> = applied.keys.iter().map(|key| (key.clone(), None)).collect();
         let keyed = self.with_keys(input.clone(), applied.input.schema(), &keys)?;
@@ -127,8 +134,14 @@ impl Planner {
                 "the keys of an operator are columns of the frame: compute others with `with_column`",
             ));
         }
-        let node = self.graph.operator(name, spec, keyed.flow.node.hash(keyed.names(&keyed.columns)));
-        Ok(Flow { node, schema, ordered: false, single: false })
+        let by_key = if self.is_spread(&keyed.flow, &keyed.columns, &applied.input) {
+            keyed.flow.node.into()
+        } else {
+            keyed.flow.node.hash(keyed.names(&keyed.columns))
+        };
+        let node = self.graph.operator(name, spec, by_key);
+        // What it emits, nobody knows.
+        Ok(Flow { node, schema, ordered: false, single: false, hashed: None })
     }
 
     pub(super) fn repartition(&mut self, plan: &Repartition) -> Result<Flow> {
@@ -139,13 +152,13 @@ impl Planner {
             Partitioning::DistributeBy(keys) => (Some(keys), None),
             Partitioning::Range(_) => return Err(Error::unsupported("repartition by ranges")),
         };
-        let (flow, edge) = match keyed {
-            None => (input.clone(), input.node.round_robin()),
+        let (flow, edge, hashed) = match keyed {
+            None => (input.clone(), input.node.round_robin(), None),
             Some(keys) => {
                 let keys: Vec<_> = keys.iter().map(|key| (key.clone(), None)).collect();
                 let keyed = self.with_keys(input, plan.input.schema(), &keys)?;
                 let edge = keyed.flow.node.hash(keyed.names(&keyed.columns));
-                (keyed.flow, edge)
+                (keyed.flow, edge, Some(Hashed::by(&keyed.columns).with_partitions(partitions)))
             }
         };
         let schema = SchemaRef::clone(plan.input.schema().inner());
@@ -157,7 +170,9 @@ impl Planner {
         if let Some(partitions) = partitions {
             self.graph.set_partitions(node, Partitions::Fixed(partitions));
         }
-        Ok(Flow { node, schema, ordered: false, single: partitions == Some(1) })
+        let width = schema.fields().len();
+        let hashed = hashed.and_then(|hashed| hashed.selected(&(0..width).collect::<Vec<_>>()));
+        Ok(Flow { node, schema, ordered: false, single: partitions == Some(1), hashed })
     }
 }
 

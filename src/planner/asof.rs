@@ -149,12 +149,12 @@ impl Planner {
         };
         let schema = spec.schema()?;
         let node = self.graph.operator_with("as-of join", spec, [left.node.into(), right.node.into()]);
-        Ok(Flow { node, schema, ordered: false, single: left.single })
+        Ok(Flow { node, schema, ordered: false, single: left.single, hashed: None })
     }
 
     fn sorted_by_key(&mut self, side: &Extended, on: &[usize], sort: Sort) -> Flow {
         let node = self.graph.operator("sort", sort, side.flow.node.hash(side.names(on)));
-        Flow { node, schema: SchemaRef::clone(&side.flow.schema), ordered: false, single: false }
+        Flow { node, schema: SchemaRef::clone(&side.flow.schema), ordered: false, single: false, hashed: None }
     }
 
     /// Keys as columns. Floats that count as equal are made so: the sort tells them apart.

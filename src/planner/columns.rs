@@ -117,9 +117,10 @@ impl Planner {
     }
 
     pub(super) fn project(&mut self, columns: Vec<(Expression, String)>, input: Flow) -> Result<Flow> {
+        let hashed = input.hashed.as_ref().and_then(|hashed| hashed.projected(&columns));
         let spec = Project::new(columns);
         let schema = aqueduct_runtime::OperatorSpec::output_schema(&spec, 0, &[SchemaRef::clone(&input.schema)])?;
-        Ok(Flow { schema, ..self.row_wise("project", spec, input) })
+        Ok(Flow { schema, hashed, ..self.row_wise("project", spec, input) })
     }
 
     /// A name that no user's column has, and no other that this made.

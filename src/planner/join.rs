@@ -10,12 +10,14 @@ use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_common::{Column as ColumnName, DFSchema, JoinSide, JoinType};
 use datafusion_expr::logical_plan::Join;
 use datafusion_expr::type_coercion::binary::comparison_coercion;
-use datafusion_expr::{Expr, ExprSchemable};
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlanBuilder, lit};
+use datafusion_functions_aggregate::count::count_all;
+use datafusion_functions_aggregate::expr_fn::count;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 
-use super::columns::Extended;
 use super::estimate::{Estimate, estimate};
+use super::hashed::Hashed;
 use super::runtime_filter::JoinFilter;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
@@ -37,6 +39,10 @@ impl Planner {
             return self.join(&not_in_of_some(join)?, needed);
         }
         let sizes = (estimate(&join.left), estimate(&join.right));
+        if join.null_aware && !self.broadcasts(join, JoinSide::Right, sizes.0, sizes.1) {
+            self.repeated.share(&join.right);
+            return self.join(&not_in_of_many(join)?, needed);
+        }
         if join.on.is_empty() {
             let left = self.plan_for(&join.left, false)?;
             let right = self.plan_for(&join.right, false)?;
@@ -79,8 +85,18 @@ impl Planner {
         if join.null_aware {
             spec = spec.null_aware();
         }
-        let (left_node, right_node) = (left.flow.node, right.flow.node);
-        let broadcasts = self.broadcasts(join, build, left_size, right_size);
+        // Rows that are spread by the keys already stay where they are, and each of the others goes to one place only.
+        let in_place = match build {
+            JoinSide::Left => {
+                let keys: Vec<usize> = on.iter().map(|(_, right)| *right).collect();
+                self.is_spread(&right.flow, &keys, &join.right)
+            }
+            _ => {
+                let keys: Vec<usize> = on.iter().map(|(left, _)| *left).collect();
+                self.is_spread(&left.flow, &keys, &join.left)
+            }
+        };
+        let broadcasts = (join.null_aware || !in_place) && self.broadcasts(join, build, left_size, right_size);
         if let Some(JoinFilter { filter, keys }) = filter {
             // Where keys were said twice, each is there once.
             let pair = |key: &usize| (left.columns[*key], right.columns[*key]);
@@ -88,16 +104,22 @@ impl Planner {
             let keys = keys.iter().map(place).map(|key| key.expect("each pair of keys is among them")).collect();
             spec = spec.with_runtime_filter(filter, keys, broadcasts);
         }
-        let (inputs, single) = if broadcasts {
-            broadcast(&left.flow, &right.flow, build)
-        } else if join.null_aware {
-            ([left_node.gather(), right_node.gather()], true)
+        let (inputs, single, hashed) = if broadcasts {
+            let (inputs, single) = broadcast(&left.flow, &right.flow, build);
+            let hashed = streamed(&left.flow, &right.flow, build);
+            let equal: Vec<_> = on.iter().map(|&(left, right)| (left, width + right)).collect();
+            let inner = join.join_type == JoinType::Inner;
+            (inputs, single, hashed.map(|hashed| if inner { hashed.with_equal(&equal) } else { hashed }))
         } else {
-            ([left_node.hash(hashed(&left, &on, 0)), right_node.hash(hashed(&right, &on, 1))], false)
+            let sides = ((&left.flow, join.left.as_ref()), (&right.flow, join.right.as_ref()));
+            let meeting = self.meeting(sides.0, sides.1, &on, left_size.bytes() >= right_size.bytes());
+            let hashed = meeting.hashed(&on, width, whole_sides(join.join_type));
+            (meeting.inputs, false, hashed)
         };
+        let hashed = hashed.and_then(|hashed| hashed.selected(&places(join.join_type, width, &output)));
         let schema = spec.schema()?;
         let node = self.graph.operator_with("hash join", spec, inputs);
-        Ok(Flow { node, schema, ordered: false, single })
+        Ok(Flow { node, schema, ordered: false, single, hashed })
     }
 
     /// Whether the side that is held is so small that sending it to everybody is cheaper than sending the other one.
@@ -128,16 +150,20 @@ impl Planner {
         }
         let allowed = |side: &JoinSide| HashJoin::allows_broadcast(join.join_type, *side);
         let small = smaller(left_size, right_size);
-        let (inputs, single) = match [small, small.negate()].into_iter().find(allowed) {
+        let (width, right_width) = (left.schema.fields().len(), right.schema.fields().len());
+        let (inputs, single, hashed) = match [small, small.negate()].into_iter().find(allowed) {
             Some(build) => {
                 spec = spec.with_build(build);
-                broadcast(&left, &right, build)
+                let (inputs, single) = broadcast(&left, &right, build);
+                (inputs, single, streamed(&left, &right, build))
             }
-            None => ([left.node.gather(), right.node.gather()], true),
+            None => ([left.node.gather(), right.node.gather()], true, None),
         };
+        let output = output(join, width, right_width, needed);
+        let hashed = hashed.and_then(|hashed| hashed.selected(&places(join.join_type, width, &output)));
         let schema = spec.schema()?;
         let node = self.graph.operator_with("nested loop join", spec, inputs);
-        Ok(Flow { node, schema, ordered: false, single })
+        Ok(Flow { node, schema, ordered: false, single, hashed })
     }
 
     /// The condition beside the keys, over the columns of the left side and then those of the right one, which begin at
@@ -184,6 +210,27 @@ fn not_in_of_some(join: &Join) -> Result<Join> {
     join.null_aware = false;
     Ok(join)
 }
+
+/// A `not in` whose right side is not held whole by anybody, as an anti join that knows nothing of nulls. What it must know
+/// of all rows of that side is counted before: a null among its keys leaves no row, and without any rows all stay.
+fn not_in_of_many(join: &Join) -> Result<Join> {
+    let Some((left_key, right_key)) = join.on.first() else {
+        return Err(Error::unsupported("NOT IN without keys"));
+    };
+    let column = |name: &str| Expr::Column(ColumnName::new(Some(COUNTED), name));
+    let counts = [count_all().alias("rows"), count(right_key.clone()).alias("keys")];
+    let counted = LogicalPlanBuilder::new_from_arc(Arc::clone(&join.right)).aggregate(Vec::<Expr>::new(), counts)?;
+    let counted = counted.alias(COUNTED)?.build()?;
+    let comparable = column("rows").eq(column("keys")).and(left_key.clone().is_not_null());
+    let may_stay = column("rows").eq(lit(0_i64)).or(comparable);
+    let columns: Vec<Expr> = join.left.schema().columns().into_iter().map(Expr::Column).collect();
+    let left = LogicalPlanBuilder::new_from_arc(Arc::clone(&join.left));
+    let left = left.join_on(counted, JoinType::Inner, [may_stay])?.project(columns)?.build()?;
+    Ok(Join { left: Arc::new(left), null_aware: false, ..join.clone() })
+}
+
+/// What the counts of a `not in` are called in its plan.
+const COUNTED: &str = "__not_in";
 
 fn smaller(left: Estimate, right: Estimate) -> JoinSide {
     if left.bytes() < right.bytes() { JoinSide::Left } else { JoinSide::Right }
@@ -240,9 +287,36 @@ pub(super) fn pairs(left: &[usize], right: &[usize]) -> Vec<(usize, usize)> {
     pairs
 }
 
-fn hashed(side: &Extended, on: &[(usize, usize)], of: usize) -> Vec<String> {
-    let columns: Vec<usize> = on.iter().map(|&(left, right)| if of == 0 { left } else { right }).collect();
-    side.names(&columns)
+/// How the rows of the side that is not broadcast are spread, by columns of the left side and, behind them, the right one.
+fn streamed(left: &Flow, right: &Flow, build: JoinSide) -> Option<Hashed> {
+    let width = left.schema.fields().len();
+    match build {
+        JoinSide::Left => right.hashed.as_ref()?.moved(|column| vec![width + column]),
+        _ => left.hashed.clone(),
+    }
+}
+
+/// Whether all that comes out of a hashed join has the left side's keys, and the right one's, in its rows: a null in place
+/// of a key that has no match may be in any partition.
+fn whole_sides(join_type: JoinType) -> [bool; 2] {
+    match join_type {
+        JoinType::Inner => [true, true],
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => [true, false],
+        JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => [false, true],
+        JoinType::Full => [false, false],
+    }
+}
+
+/// Where the output columns of a join come from: columns of the left side and, behind `width` of them, the right one.
+fn places(join_type: JoinType, width: usize, output: &[usize]) -> Vec<usize> {
+    match join_type {
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
+            output.iter().map(|column| width + column).collect()
+        }
+        // The mark comes from neither.
+        JoinType::LeftMark => output.iter().map(|&column| if column < width { column } else { usize::MAX }).collect(),
+        _ => output.to_vec(),
+    }
 }
 
 /// Which of the columns of a join over extended sides are its own: not the keys that were computed.

@@ -15,6 +15,7 @@ mod asof;
 mod columns;
 mod estimate;
 mod expr;
+mod hashed;
 mod join;
 mod reorder;
 mod repeated;
@@ -23,6 +24,7 @@ mod scan;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod unnest;
 mod window;
 
 use std::sync::Arc;
@@ -44,6 +46,7 @@ pub(crate) use scan::ScanTable;
 use crate::error::{Error, Result};
 use crate::optimize;
 use crate::stack::on_large_stack;
+use hashed::Hashed;
 use repeated::Repeated;
 use runtime_filter::RuntimeFilters;
 
@@ -89,6 +92,15 @@ pub(crate) fn to_sink(plan: &LogicalPlan, settings: Settings, name: &str, sink: 
     Ok(planner.graph)
 }
 
+/// The graph of an optimised plan whose rows go to a sink in every partition, or in order to one.
+pub(crate) fn to_sinks(plan: &LogicalPlan, settings: Settings, name: &str, sink: impl SinkSpec) -> Result<Graph> {
+    let (mut planner, flow) = planned(plan, settings)?;
+    let flow = planner.first_columns(flow, plan.schema().inner())?;
+    let input = if flow.ordered { flow.gathered() } else { flow.node.into() };
+    planner.graph.sink(name, sink, input);
+    Ok(planner.graph)
+}
+
 fn planned(plan: &LogicalPlan, settings: Settings) -> Result<(Planner, Flow)> {
     on_large_stack(|| {
         let mut planner = Planner::new(plan, settings)?;
@@ -108,6 +120,8 @@ struct Flow {
     ordered: bool,
     /// Whether one partition has them all.
     single: bool,
+    /// By which columns they are spread over partitions, if by any.
+    hashed: Option<Hashed>,
 }
 
 impl Flow {
@@ -184,8 +198,7 @@ impl Planner {
                 let schema = projection.schema.inner();
                 let columns = projection.expr.iter().zip(schema.fields());
                 let columns = columns.map(|(expr, field)| Ok((self.expression(expr, &rows)?, field.name().clone())));
-                let project = Project::new(columns.collect::<Result<_>>()?);
-                let flow = self.row_wise("project", project, input);
+                let flow = self.project(columns.collect::<Result<_>>()?, input)?;
                 Ok(Flow { schema: SchemaRef::clone(schema), ..flow })
             }
             LogicalPlan::Limit(limit) => {
@@ -207,6 +220,7 @@ impl Planner {
             LogicalPlan::Join(join) => self.join(join, None),
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Window(window) => self.window(window),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Repartition(repartition) => self.repartition(repartition),
             LogicalPlan::Extension(extension) => {
                 let node = extension.node.as_any();
@@ -256,7 +270,7 @@ impl Planner {
         Ok((self.join(join, Some(&used))?, Arc::new(kept)))
     }
 
-    /// An operator that handles each row where it is.
+    /// An operator that handles each row where it is, and leaves columns at their places.
     fn row_wise(&mut self, name: &str, spec: impl OperatorSpec, input: Flow) -> Flow {
         let node = self.graph.operator(name, spec, input.node);
         Flow { node, ..input }
@@ -271,7 +285,7 @@ impl Planner {
         };
         let all = if input.single { input.node.into() } else { input.gathered() };
         let node = self.graph.operator("limit", Limit::new(skip, fetch), all);
-        Flow { node, single: true, ..input }
+        Flow { node, single: true, hashed: None, ..input }
     }
 
     fn union(&mut self, mut inputs: Vec<Flow>, schema: &SchemaRef) -> Flow {
@@ -288,7 +302,7 @@ impl Planner {
         while nodes.len() > 1 {
             nodes = nodes.chunks(MOST_PORTS).map(|inputs| self.union_of(inputs)).collect();
         }
-        Flow { node: nodes[0], schema, ordered: false, single: false }
+        Flow { node: nodes[0], schema, ordered: false, single: false, hashed: None }
     }
 
     fn union_of(&mut self, inputs: &[NodeId]) -> NodeId {
@@ -308,7 +322,6 @@ fn kind(plan: &LogicalPlan) -> String {
     match plan {
         LogicalPlan::Subquery(_) => "subquery".into(),
         LogicalPlan::Distinct(_) => "distinct on (DISTINCT ON)".into(),
-        LogicalPlan::Unnest(_) => "unnest".into(),
         LogicalPlan::RecursiveQuery(_) => "recursive query (WITH RECURSIVE)".into(),
         LogicalPlan::Extension(extension) => format!("extension node {}", extension.node.name()),
         LogicalPlan::Copy(_) => "COPY".into(),

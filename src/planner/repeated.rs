@@ -40,6 +40,13 @@ impl Repeated {
         Ok(repeated)
     }
 
+    /// Has `plan` computed once, if that is worth it: the planner itself will ask for it twice.
+    pub(super) fn share(&mut self, plan: &LogicalPlan) {
+        if is_worth_sharing(plan) {
+            self.add(plan);
+        }
+    }
+
     fn add(&mut self, part: &LogicalPlan) {
         let parts = self.parts.entry(hash(part)).or_default();
         if parts.iter().all(|(known, _)| !is_same(known, part)) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use aqueduct_operators::csv::{CsvError, CsvSource, OnMismatch};
 use aqueduct_operators::parquet::{ParquetSource, TableStatistics};
-use aqueduct_operators::{Expression, Filter, MemorySource, Project};
+use aqueduct_operators::{Expression, Filter, MemorySource, Project, Store, StoreSource};
 use aqueduct_runtime::{Graph, NodeId, Partitions, Scan, ScanContext, SourceSpec};
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -38,6 +38,7 @@ enum Rows {
     /// And what its footers say, once somebody has asked.
     Parquet(ParquetSource, OnceLock<TableStatistics>),
     Batches(Vec<RecordBatch>),
+    Stored(StoreSource),
     Other(Shared),
 }
 
@@ -84,6 +85,18 @@ impl ScanTable {
         Self { schema, rows: Rows::Batches(batches) }
     }
 
+    pub(crate) fn stored(store: Arc<Store>) -> Self {
+        Self { schema: SchemaRef::clone(store.schema()), rows: Rows::Stored(StoreSource::new(store)) }
+    }
+
+    /// The rows that are kept on disk, if that is what it reads.
+    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
+        match &self.rows {
+            Rows::Stored(source) => Some(source.store()),
+            _ => None,
+        }
+    }
+
     pub(crate) fn source(source: impl SourceSpec) -> Self {
         Self { schema: source.schema(), rows: Rows::Other(Shared(Arc::new(source))) }
     }
@@ -101,6 +114,7 @@ impl ScanTable {
             }
             Rows::Parquet(source, said) => said.get_or_init(|| source.statistics()).rows.map(|rows| rows as f64),
             Rows::Batches(batches) => Some(batches.iter().map(RecordBatch::num_rows).sum::<usize>() as f64),
+            Rows::Stored(source) => Some(source.store().rows() as f64),
             Rows::Other(_) => None,
         }
     }
@@ -171,6 +185,13 @@ impl ScanTable {
                     None => (SchemaRef::clone(&self.schema), batches.clone()),
                 };
                 graph.source(name, MemorySource::new(schema, batches))
+            }
+            Rows::Stored(source) => {
+                let source = match projection {
+                    Some(columns) => source.with_projection(columns)?,
+                    None => source.clone(),
+                };
+                graph.source(name, source)
             }
             Rows::Other(source) => graph.source(name, source.clone()),
         };
@@ -261,7 +282,7 @@ impl Planner {
             (predicate, self.asked_of(scan, projected))
         };
         let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, predicate, reading)?;
-        let flow = Flow { node, schema, ordered: true, single: few };
+        let flow = Flow { node, schema, ordered: true, single: few, hashed: None };
         Ok(match behind {
             Some(asked) => self.row_wise("runtime filter", Filter::new(asked), flow),
             None => flow,
@@ -294,7 +315,7 @@ impl Planner {
     fn in_memory(&mut self, name: &str, schema: SchemaRef, batches: Vec<RecordBatch>) -> Flow {
         let node = self.graph.source(name, MemorySource::new(SchemaRef::clone(&schema), batches));
         self.graph.set_partitions(node, Partitions::Fixed(1));
-        Flow { node, schema, ordered: true, single: true }
+        Flow { node, schema, ordered: true, single: true, hashed: None }
     }
 }
 

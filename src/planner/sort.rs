@@ -30,7 +30,7 @@ impl Planner {
         }
         let merge = Merge::try_new(schema, keys, fetch)?;
         let node = self.graph.operator("merge", merge, sorted.node.lanes());
-        Ok(Flow { node, ordered: true, single: true, ..sorted })
+        Ok(Flow { node, ordered: true, single: true, hashed: None, ..sorted })
     }
 }
 

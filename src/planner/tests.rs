@@ -6,7 +6,7 @@ use datafusion_expr::LogicalPlanBuilder;
 use super::*;
 use crate::functions::{count_distinct, median, sum};
 use crate::prelude::{col, count_rows, lit};
-use crate::{Frame, JoinType, LocalCluster};
+use crate::{Frame, JoinType, LocalCluster, Over};
 
 fn cluster() -> LocalCluster {
     LocalCluster::builder().workers(2).memory_limit("64MiB").progress(false).start().expect("a small cluster")
@@ -248,4 +248,75 @@ fn a_scan_is_filtered_by_the_join_that_drops_what_it_does_not_match() {
     assert!(filtered(&few.join(&many, "n", JoinType::Left)));
     assert!(!filtered(&many.join(&few, "n", JoinType::Left)));
     assert!(filtered(&many.join(&rows("others", 1_000_000), "n", JoinType::Left).join(&few, "n", JoinType::Inner)));
+}
+
+/// Numbers `n`, and `k`, which each of them has 10 of.
+fn many(cluster: &LocalCluster, rows: i64) -> Frame {
+    let numbers = Int64Array::from_iter_values(0..rows);
+    let keys = Int64Array::from_iter_values((0..rows).map(|n| n / 10));
+    let columns = [("n", Arc::new(numbers) as ArrayRef), ("k", Arc::new(keys) as ArrayRef)];
+    let batch = RecordBatch::try_from_iter(columns).expect("two columns");
+    cluster.from_batches(batch.schema(), (0..4).map(|_| batch.clone()).collect()).expect("a frame")
+}
+
+/// The keys of the exchanges by hash.
+fn exchanges(frame: &Frame) -> Vec<String> {
+    let lines = lines(frame);
+    let keys = lines.iter().filter_map(|line| line.strip_prefix("=> hash(")?.split_once(')'));
+    keys.map(|(keys, _)| keys.to_string()).collect()
+}
+
+#[test]
+fn rows_that_are_spread_by_their_keys_stay_where_they_are() {
+    let cluster = cluster();
+    let (one, other) = (many(&cluster, 5000), many(&cluster, 5000).rename("k", "j"));
+    let joined = one.join(&other, "n", JoinType::Inner);
+    assert_eq!(exchanges(&joined), ["n", "n"]);
+    assert_eq!(exchanges(&joined.group_by("n").agg(count_rows())), ["n", "n"]);
+    assert_eq!(exchanges(&joined.join(&one.rename("k", "i"), "n", JoinType::Left)), ["n", "n", "n"]);
+    assert_eq!(exchanges(&joined.with_column("c", count_rows().over("n"))), ["n", "n"]);
+    // Different enough to be all that is needed.
+    assert_eq!(exchanges(&joined.group_by(["k", "n"]).agg(count_rows())), ["n", "n"]);
+    let groups = one.group_by("n").agg(count_rows());
+    assert_eq!(exchanges(&groups), ["n"]);
+    assert_eq!(exchanges(&groups.join(&other.group_by("n").agg(count_rows()), "n", JoinType::Full)), ["n", "n"]);
+    assert_eq!(exchanges(&groups.join(&other, "n", JoinType::Left)), ["n", "n"]);
+    assert_eq!(exchanges(&one.repartition_by("n", 3).group_by("n").agg(count_rows())), ["n"]);
+    assert_eq!(exchanges(&one.unique(["n", "k"]).rename("n", "m").unique(["k", "m"])), ["n, k"]);
+}
+
+#[test]
+fn rows_that_are_spread_by_other_keys_or_have_lost_them_are_spread_anew() {
+    let cluster = cluster();
+    let (one, other) = (many(&cluster, 5000), many(&cluster, 5000).rename("k", "j"));
+    let joined = one.join(&other, "n", JoinType::Inner);
+    assert_eq!(exchanges(&joined.group_by("k").agg(count_rows())).len(), 3);
+    assert_eq!(exchanges(&joined.group_by(col("n") % lit(2_i64)).agg(count_rows())).len(), 3);
+    // Nulls of rows without a match are in every partition.
+    let left = one.join_on(&other.rename("n", "m"), "n", "m", JoinType::Left);
+    assert_eq!(exchanges(&left.group_by("m").agg(count_rows())).len(), 3);
+    assert_eq!(exchanges(&left.group_by("n").agg(count_rows())).len(), 2);
+    // A few keys leave most partitions without work.
+    let few = sales(&cluster).join(&sales(&cluster).rename("value", "other"), ["id", "category"], JoinType::Inner);
+    let few = few.group_by("category").agg(count_rows()).join(&sales(&cluster), "category", JoinType::Inner);
+    assert!(exchanges(&few.group_by(["category", "id"]).agg(count_rows())).len() > exchanges(&few).len());
+    let both = one.union(&many(&cluster, 5000)).group_by("n").agg(count_rows());
+    assert_eq!(exchanges(&both.union(&both).group_by("n").agg(count_rows())).last().map(String::as_str), Some("n"));
+    assert_eq!(
+        exchanges(&one.repartition_by("n", 3).join(&other.repartition_by("n", 5), "n", JoinType::Inner)).len(),
+        3
+    );
+}
+
+#[test]
+fn a_not_in_of_many_rows_is_hashed() {
+    let cluster = cluster();
+    for name in ["l", "r"] {
+        let rows = cluster.from_source("numbers", aqueduct_operators::range("x", None)).expect("a source");
+        cluster.register_table(name, &rows).expect("a table");
+    }
+    let frame = cluster.sql("select x from l where x not in (select nullif(x, 7) from r)").expect("a query");
+    let lines = lines(&frame);
+    let of = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!((of("=> hash("), of("=> broadcast"), of("hash join: leftanti")), (2, 1, 1), "{lines:#?}");
 }

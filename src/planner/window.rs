@@ -8,6 +8,7 @@ use datafusion_expr::Expr;
 use datafusion_expr::expr::WindowFunctionParams;
 use datafusion_expr::logical_plan::Window as WindowPlan;
 
+use super::hashed::Hashed;
 use super::sort::sort_columns;
 use super::{Flow, Planner};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ impl Planner {
         keys.extend(first.partition_by.iter().cloned());
         keys.extend(first.order_by.iter().map(|key| key.expr.clone()));
         let keys: Vec<_> = keys.into_iter().map(|key| (key, None)).collect();
-        let keyed = self.with_keys(input, rows, &keys)?;
+        let mut keyed = self.with_keys(input, rows, &keys)?;
         let (partition_by, order_by) = keyed.columns.split_at(first.partition_by.len());
         let order_by = sort_columns(&first.order_by, order_by);
         let schema = SchemaRef::clone(&keyed.flow.schema);
@@ -41,10 +42,19 @@ impl Planner {
         partitions.dedup();
         let spec = Window::try_new(SchemaRef::clone(&schema), partitions.clone(), order_by, functions)?;
         let node = keyed.flow.node;
-        let by_key = if partitions.is_empty() { node.gather() } else { node.hash(keyed.names(&partitions)) };
+        let by_key = if partitions.is_empty() {
+            node.gather()
+        } else if self.is_spread(&keyed.flow, &partitions, &plan.input) {
+            node.into()
+        } else {
+            keyed.flow.hashed = Some(Hashed::by(&partitions));
+            node.hash(keyed.names(&partitions))
+        };
         let output = aqueduct_runtime::OperatorSpec::output_schema(&spec, 0, &[SchemaRef::clone(&schema)])?;
         let node = self.graph.operator("window", spec, by_key);
-        let flow = Flow { node, schema: output, ordered: false, single: partitions.is_empty() };
+        // Results stand behind the columns of the input.
+        let hashed = keyed.flow.hashed.filter(|_| !partitions.is_empty());
+        let flow = Flow { node, schema: output, ordered: false, single: partitions.is_empty(), hashed };
         // The computed keys stand between the columns and the results.
         let (width, all) = (rows.fields().len(), schema.fields().len());
         if width == all {

@@ -2,6 +2,7 @@
 //! for each statement, when a name turns out to be its path.
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::files;
 use super::functions::functions;
+use crate::recursive::WorkTable;
 
 /// How much two names must agree for one to be suggested for the other.
 const ALIKE: f64 = 0.5;
@@ -32,6 +34,28 @@ impl Catalog {
         self.tables.lock().insert(name, plan);
     }
 
+    /// As [`Catalog::register`], unless there is one of that name; whether there was none.
+    pub(super) fn add(&self, name: String, plan: Arc<LogicalPlan>) -> bool {
+        match self.tables.lock().entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(plan);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// Puts `plan` in the place of `known`, if that is still what `name` stands for.
+    pub(super) fn replace(&self, name: &str, known: &Arc<LogicalPlan>, plan: Arc<LogicalPlan>) -> bool {
+        match self.tables.lock().get_mut(name) {
+            Some(found) if Arc::ptr_eq(found, known) => {
+                *found = plan;
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(super) fn deregister(&self, name: &str) -> bool {
         self.tables.lock().remove(name).is_some()
     }
@@ -45,14 +69,19 @@ impl Catalog {
     }
 
     /// The table called `name`; where case alone tells, the only one that is called so in some case.
-    fn get(&self, name: &str) -> Option<Arc<LogicalPlan>> {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<LogicalPlan>> {
+        self.find(name).map(|(_, plan)| plan)
+    }
+
+    /// As [`Catalog::get`], with the name that it has.
+    pub(super) fn find(&self, name: &str) -> Option<(String, Arc<LogicalPlan>)> {
         let tables = self.tables.lock();
         if let Some(plan) = tables.get(name) {
-            return Some(Arc::clone(plan));
+            return Some((name.into(), Arc::clone(plan)));
         }
         let mut alike = tables.iter().filter(|(known, _)| known.to_lowercase() == name.to_lowercase());
         match (alike.next(), alike.next()) {
-            (Some((_, only)), None) => Some(Arc::clone(only)),
+            (Some((known, only)), None) => Some((known.clone(), Arc::clone(only))),
             _ => None,
         }
     }
@@ -141,6 +170,10 @@ impl ContextProvider for Provider<'_> {
             Some(format) => Ok(Arc::new(format)),
             None => plan_err!("files of the type `{extension}` cannot be written; {}", files::Format::known()),
         }
+    }
+
+    fn create_cte_work_table(&self, name: &str, schema: SchemaRef) -> QueryResult<Arc<dyn TableSource>> {
+        Ok(Arc::new(WorkTable::new(name, schema)))
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {

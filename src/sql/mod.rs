@@ -1,13 +1,16 @@
 //! Queries in SQL: text to the same lazy frames that methods build. A statement is read and checked here, and runs
 //! nothing; only what changes the cluster's tables, or writes a file, is carried out at once.
 
+mod arrays;
 mod catalog;
 mod files;
 mod functions;
+mod lateral;
 mod multiset;
 mod place;
 mod single;
 mod statement;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +45,10 @@ impl LocalCluster {
     /// lower case, so a column `Price` is written `"Price"`. Nulls are the largest values of an order unless it says
     /// `nulls first` or `nulls last`. A number with a point is a decimal.
     ///
-    /// `explain`, `describe`, `values`, `create view` and `drop view`, and `copy (…) to 'file.csv'` work, too. Those that
-    /// change something do so at once. Of several statements, divided by `;`, all but the last must be of that kind.
+    /// `explain`, `describe`, `show tables`, `values`, `create view`, `create table` and `insert into`, `drop view` and
+    /// `drop table`, and `copy (…) to 'file.csv'` work, too. Those that change something do so at once. Of several
+    /// statements, divided by `;`, all but the last must be of that kind. The rows of a table that a statement made are kept
+    /// on disk, as [`Frame::cache`] keeps them.
     ///
     /// ```
     /// # use aqueduct::prelude::*;
@@ -115,10 +120,13 @@ impl LocalCluster {
     }
 
     fn statement(&self, query: &str, statement: Statement) -> Result<statement::Done> {
+        if is_show_tables(&statement) {
+            return Ok(statement::Done { frame: self.shown_tables()?, carried_out: false });
+        }
         let provider = catalog::Provider::new(&self.session().catalog);
         let planned = SqlToRel::new(&provider).statement_to_plan(statement);
         let plan = planned.map_err(|error| place::located(error, query))?;
-        self.carry_out(multiset::counted(single::at_most_one_row(plan)?)?)
+        self.carry_out(multiset::counted(single::at_most_one_row(lateral::row_by_row(plan)?)?)?)
     }
 }
 
@@ -134,7 +142,14 @@ fn parse(query: &str) -> Result<Vec<Statement>> {
             check_depth(statement)?;
         }
     }
-    Ok(statements.into())
+    Ok(statements.into_iter().map(arrays::as_calls).collect())
+}
+
+/// Whether all tables are asked for: DataFusion would look for them in a schema of its own.
+fn is_show_tables(statement: &Statement) -> bool {
+    let Statement::Statement(statement) = statement else { return false };
+    let ast::Statement::ShowTables { show_options, .. } = statement.as_ref() else { return false };
+    show_options.filter_position.is_none() && show_options.show_in.is_none() && show_options.limit.is_none()
 }
 
 /// Refuses what is nested so deeply that walking it elsewhere could take a whole stack.

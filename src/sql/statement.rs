@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringViewArray, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, Result as QueryResult, TableReference};
 use datafusion_expr::dml::CopyTo;
 use datafusion_expr::logical_plan::{CreateView, Projection};
-use datafusion_expr::{DdlStatement, Expr, LogicalPlan};
+use datafusion_expr::{DdlStatement, DmlStatement, Expr, LogicalPlan, WriteOp};
 
 use super::files::Format;
 use crate::cluster::LocalCluster;
@@ -43,8 +43,9 @@ impl LocalCluster {
                 self.dropped(&table.name, table.if_exists)?;
                 changed(self.nothing()?)
             }
-            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(_)) => {
-                Err(Error::unsupported("create table (use `create view`, or `copy (…) to` a file)"))
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) => changed(self.create_table(table)?),
+            LogicalPlan::Dml(DmlStatement { table_name, op: WriteOp::Insert(op), input, .. }) => {
+                changed(self.inserted(&table_name, op, input.as_ref().clone())?)
             }
             LogicalPlan::Ddl(DdlStatement::CreateExternalTable(_)) => {
                 Err(Error::unsupported("create external table (name the file in place: from 'folder/file.csv')"))
@@ -57,7 +58,7 @@ impl LocalCluster {
         }
     }
 
-    fn nothing(&self) -> Result<Frame> {
+    pub(super) fn nothing(&self) -> Result<Frame> {
         self.from_batches(SchemaRef::new(arrow::datatypes::Schema::empty()), Vec::new())
     }
 
@@ -94,7 +95,7 @@ impl LocalCluster {
             )));
         }
         // What cannot run is better told now than by each query that uses it.
-        self.frame(view.input.as_ref().clone()).planned()?;
+        self.frame(view.input.as_ref().clone()).outlined()?;
         self.session().catalog.register(name.into(), view.input);
         Ok(())
     }
@@ -121,12 +122,23 @@ impl LocalCluster {
             Some(Format::Parquet) => frame.write_parquet(&copy.output_url)?,
             _ => return Err(Error::unsupported(format!("copy to a file of the type {}", copy.file_type))),
         };
-        self.columns([("count", Arc::new(arrow::array::UInt64Array::from(vec![rows])) as ArrayRef)])
+        self.counted(rows)
+    }
+
+    /// How many rows a statement was about, as a frame.
+    pub(super) fn counted(&self, rows: u64) -> Result<Frame> {
+        self.columns([("count", Arc::new(UInt64Array::from(vec![rows])) as ArrayRef)])
+    }
+
+    /// The names of all tables and views, as a frame.
+    pub(super) fn shown_tables(&self) -> Result<Frame> {
+        let names = StringViewArray::from_iter_values(self.tables());
+        self.columns([("table_name", Arc::new(names) as ArrayRef)])
     }
 }
 
 /// A name without a schema before it: there are no schemas.
-fn bare(name: &TableReference) -> Result<&str> {
+pub(super) fn bare(name: &TableReference) -> Result<&str> {
     match name {
         TableReference::Bare { table } => Ok(table),
         _ => Err(Error::sql(format!("`{name}`: a table's name has one part"))),
@@ -135,7 +147,7 @@ fn bare(name: &TableReference) -> Result<&str> {
 
 /// Calls the columns of the result as the query does: `avg(fare)`, not `avg(trips.fare)`, where that is enough to tell
 /// them apart.
-fn with_short_names(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
+pub(super) fn with_short_names(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
     let tables = table_names(&plan)?;
     let short = |name: &str| tables.iter().fold(name.to_string(), |name, table| name.replace(&format!("{table}."), ""));
     let names: Vec<String> = plan.schema().fields().iter().map(|field| short(field.name())).collect();

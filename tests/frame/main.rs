@@ -1,5 +1,8 @@
 //! Frames as a user sees them: whole jobs on a local cluster, each within a time limit, over 1, 2 and 8 partitions.
 
+mod ends;
+mod kept;
+mod nested;
 mod relations;
 mod widen;
 

@@ -177,3 +177,18 @@ fn groups_answer_as_duckdb_does() {
 fn sets_answer_as_duckdb_does() {
     all_of("sets");
 }
+
+#[test]
+fn lists_and_structs_answer_as_duckdb_does() {
+    all_of("nested");
+}
+
+#[test]
+fn recursive_queries_answer_as_duckdb_does() {
+    all_of("recursive");
+}
+
+#[test]
+fn rows_that_are_spread_already_answer_as_duckdb_does() {
+    all_of("spread");
+}

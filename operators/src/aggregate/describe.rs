@@ -10,8 +10,11 @@ use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, P
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Float16Type, Float32Type, Float64Type, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use datafusion_common::ScalarValue;
 use datafusion_expr::GroupsAccumulator;
+use datafusion_functions_aggregate::nth_value::nth_value_udaf;
 use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::expressions::Literal;
 
 use super::keys::GroupKeys;
 use super::per_group::PerGroup;
@@ -244,7 +247,10 @@ impl Function {
                 "{name}: `grouping` has to be replaced by a number when the query is planned"
             )));
         }
-        if expression.order_sensitivity().hard_requires() && !orders_itself(&expression) {
+        if expression.order_sensitivity().hard_requires()
+            && !orders_itself(&expression)
+            && ordered_place(&expression).is_none()
+        {
             return Err(OperatorError::new(format!(
                 "{name}: `{}` with an ORDER BY inside needs sorted input, which a hash aggregation does not have",
                 expression.fun().name()
@@ -379,6 +385,18 @@ fn orders_itself(expression: &AggregateFunctionExpr) -> bool {
     // The first collects its strings through `array_agg`, which does. WITHIN GROUP (ORDER BY …) only says which
     // end of the values a percentile counts from.
     expression.fun().name() == "string_agg" || expression.fun().supports_within_group_clause()
+}
+
+/// The place of the row that `nth_value` with an order takes, from the first one if positive, from the last one
+/// otherwise. It is always taken of sorted rows.
+pub(crate) fn ordered_place(expression: &AggregateFunctionExpr) -> Option<i64> {
+    if *expression.fun() != *nth_value_udaf() || expression.order_bys().is_empty() || expression.is_distinct() {
+        return None;
+    }
+    match expression.expressions().get(1)?.downcast_ref::<Literal>()?.value() {
+        ScalarValue::Int64(place) => place.filter(|place| *place != 0),
+        _ => None,
+    }
 }
 
 /// How much larger an accumulator is than it says.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -151,6 +152,33 @@ impl SpillFile {
     /// That error.
     pub fn check(&self) -> Result<()> {
         self.inner.state.lock().error.as_ref().map_or(Ok(()), |error| Err(repeat(error)))
+    }
+
+    /// The same file as one of `space`, in the same folder: it stays when the job that wrote it is over. All of it must
+    /// be on disk, see [`SpillSpace::flush_blocking`].
+    ///
+    /// # Errors
+    ///
+    /// What went wrong with a write, or that there are still some to come; the file is gone then.
+    pub fn moved_to(mut self, space: &SpillSpace) -> Result<SpillFile> {
+        self.check()?;
+        let inner = &self.inner;
+        if !inner.state.lock().queued.is_empty() {
+            return Err(OperatorError::new("a spill file was moved before all of it was written"));
+        }
+        let handle = std::mem::replace(&mut *inner.handle.lock(), Handle::Removed);
+        // The folder counts its bytes once, whichever space they are in.
+        let bytes = std::mem::take(&mut self.bytes);
+        inner.space.inner.live_bytes.fetch_sub(bytes, Relaxed);
+        space.inner.live_bytes.fetch_add(bytes, Relaxed);
+        let moved = FileInner {
+            space: space.clone(),
+            schema: Arc::clone(&inner.schema),
+            path: inner.path.clone(),
+            handle: Mutex::new(handle),
+            state: Mutex::default(),
+        };
+        Ok(SpillFile { inner: Arc::new(moved), bytes })
     }
 
     /// Bytes in the file, those included that are still to be written.

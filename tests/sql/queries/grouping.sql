@@ -87,3 +87,15 @@ select salary > 3000 as rich, count(*) as n from employees group by salary > 300
 select e.id % 2 as k, d.id as id, count(*) as n from employees e join departments d on e.dept_id = d.id group by e.id % 2, d.id;
 -- group_by_same_named_columns
 select e.name, d.name as dept, count(*) as n from employees e join departments d on e.dept_id = d.id group by e.name, d.name;
+-- nth_value_ordered
+--duckdb select product, list_extract(list(id order by amount desc, id), 2), list_extract(list(region order by id), 3) from sales group by product
+select product, nth_value(id, 2 order by amount desc, id) as second, nth_value(region, 3 order by id) as third from sales group by product;
+-- nth_value_from_the_end
+--duckdb select product, list_extract(list(id order by id), -2) from sales group by product
+select product, nth_value(id, -2 order by id) as last_but_one from sales group by product;
+-- nth_value_of_all
+--duckdb select list_extract(list(id order by amount, id), 7), list_extract(list(id order by amount, id), 7000) from sales
+select nth_value(id, 7 order by amount, id) as seventh, nth_value(id, 7000 order by amount, id) as none from sales;
+-- ordered_aggregates_beside
+--duckdb select product, first(id order by amount desc, id) as best, last(id order by id) as last, count(*) as n, sum(quantity) as q, median(amount) as m from sales group by product
+select product, first_value(id order by amount desc, id) as best, last_value(id order by id) as last, count(*) as n, sum(quantity) as q, median(amount) as m from sales group by product;

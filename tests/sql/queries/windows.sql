@@ -58,3 +58,11 @@ select id, row_number() over (order by salary nulls first, id) as n from employe
 select id, sum(quantity) over (order by quantity desc range between 2 preceding and current row) as s from sales;
 -- window_over_join
 select e.id, rank() over (partition by d.city order by e.salary desc, e.id) as r from employees e join departments d on e.dept_id = d.id;
+-- nth_value_so_far
+select id, nth_value(id, 3) over (partition by product order by amount, id) as third from sales where id <= 60;
+-- nth_value_of_a_frame
+select id, nth_value(amount, 2) over (order by id rows between 2 preceding and 1 following) as second from sales where id <= 60;
+-- nth_value_of_peers
+select id, nth_value(quantity, 2) over (partition by product order by quantity range between current row and unbounded following) as second from sales where id <= 60;
+-- first_and_last_of_a_frame
+select id, first_value(amount) over w as f, last_value(amount) over w as l from sales where id <= 60 window w as (partition by product order by id rows between 1 preceding and 2 following);

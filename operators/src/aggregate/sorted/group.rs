@@ -20,6 +20,7 @@ use datafusion_expr::Accumulator;
 
 use super::super::describe::Aggregate;
 use super::layout::{Argument, Lane, LaneFunction, Way, of_type};
+use super::nth::Nth;
 use crate::expression::failed;
 
 /// What `percentile_cont` of DataFusion rounds the weight of the upper value to.
@@ -97,12 +98,16 @@ impl Group {
                         Growth::Listed { percent: 300, given: 0 }
                     }
                     LaneFunction { lists: true, .. } => Growth::Listed { percent: 220, given: 0 },
+                    LaneFunction { nth: Some(_), .. } => Growth::None,
                     LaneFunction { distinct: false, .. } if described.grows() => {
                         Growth::Said { percent: 2 * described.unsaid_size().percent, said: 0, since: 0 }
                     }
                     _ => Growth::None,
                 };
-                let accumulator = expression.create_accumulator().map_err(failed)?;
+                let accumulator: Box<dyn Accumulator> = match function.nth {
+                    Some(place) => Box::new(Nth::new(place, expression.field().data_type())?),
+                    None => expression.create_accumulator().map_err(failed)?,
+                };
                 Ok(Some(Accumulating { accumulator, growth }))
             }
             Way::Median(_) | Way::Percentile(_) => Ok(None),

@@ -20,7 +20,7 @@ use datafusion_functions_aggregate::{
 use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion_physical_expr::expressions::Literal;
 
-use super::super::describe::{Aggregate, Function, unpacked};
+use super::super::describe::{Aggregate, Function, ordered_place, unpacked};
 use crate::expression::{Expression, evaluate, evaluate_mask, failed};
 
 /// The columns of rows on their way to the sort, and the lanes that they take.
@@ -74,6 +74,8 @@ pub(super) struct LaneFunction {
     pub(super) nulls: bool,
     /// Whether the result is a list of what the accumulator is given.
     pub(super) lists: bool,
+    /// The row whose value is the result, from 1.
+    pub(super) nth: Option<u64>,
 }
 
 /// How a function is computed of sorted rows.
@@ -110,13 +112,13 @@ impl Layout {
         };
         let (mut lanes, mut unsorted) = (Vec::<Lane>::new(), Vec::new());
         for (index, function) in aggregate.functions().iter().enumerate() {
-            let Some(Sorted { by, way, nulls, lists }) = sorted_way(function, &input)? else {
-                unsorted.push((index, None, makes_lists(function)));
+            let Some(Sorted { by, way, nulls, lists, nth }) = sorted_way(function, &input)? else {
+                unsorted.push((index, None, makes_lists(function), None));
                 continue;
             };
             let distinct = function.expression.is_distinct();
             // Where rows are only put in order, those that a filter leaves out may stay.
-            let only_where = function.filter.as_ref().filter(|_| distinct || !lists);
+            let only_where = function.filter.as_ref().filter(|_| distinct || !(lists || nth.is_some()));
             let sorted = by.iter().map(|(expression, _)| {
                 let (expression, only_where) = (Arc::clone(expression), only_where.cloned());
                 let data_type = unpacked(&expression.data_type(&input).map_err(failed)?).clone();
@@ -131,14 +133,14 @@ impl Layout {
                 lanes.len() - 1
             });
             match way {
-                Way::Accumulate { expression, .. } if lists && !distinct => {
-                    unsorted.push((index, Some((lane, expression)), true))
+                Way::Accumulate { expression, .. } if (lists || nth.is_some()) && !distinct => {
+                    unsorted.push((index, Some((lane, expression)), lists, nth))
                 }
-                way => lanes[lane].functions.push(LaneFunction { index, way, distinct, nulls, lists }),
+                way => lanes[lane].functions.push(LaneFunction { index, way, distinct, nulls, lists, nth }),
             }
         }
         if lanes.is_empty() {
-            if !unsorted.iter().any(|(_, _, lists)| *lists) {
+            if !unsorted.iter().any(|(_, _, lists, _)| *lists) {
                 return Ok(None);
             }
             // Rows of a key in the order in which they come.
@@ -148,13 +150,13 @@ impl Layout {
             let columns = (0..keys).chain([sorted]).collect();
             lanes.push(Lane { columns, schema: Arc::clone(&input), functions: Vec::new(), by: vec![ASCENDING] });
         }
-        for (index, ordered, lists) in unsorted {
+        for (index, ordered, lists, nth) in unsorted {
             let function = &aggregate.functions()[index];
             // What needs no order goes along with the first lane.
             let (lane, expression) = ordered.unwrap_or_else(|| (0, Arc::clone(&function.expression)));
             let first = &mut lanes[lane];
             // The others are what the rows are sorted by.
-            let arguments = if lists { expression.expressions() } else { function.arguments.clone() };
+            let arguments = if lists || nth.is_some() { expression.expressions() } else { function.arguments.clone() };
             let mut of_lane = |wanted: Column| {
                 let wanted = column(wanted);
                 let known = first.columns.iter().position(|column| *column == wanted);
@@ -180,7 +182,7 @@ impl Layout {
                 of_lane(Column { expression, only_where: None, data_type: DataType::Boolean })
             });
             let way = Way::Accumulate { expression, arguments, mask };
-            first.functions.push(LaneFunction { index, way, distinct: false, nulls: false, lists });
+            first.functions.push(LaneFunction { index, way, distinct: false, nulls: false, lists, nth });
         }
         let mut fields = aggregate.state_schema().fields()[..keys].to_vec();
         fields.extend(columns.iter().enumerate().map(|(index, column)| {
@@ -192,6 +194,10 @@ impl Layout {
             let by = lane.schema.fields().iter().take(keys + lane.by.len());
             let fields: Vec<_> = by.map(|field| SortField::new(field.data_type().clone())).collect();
             if !RowConverter::supports_fields(&fields) {
+                if lane.functions.iter().any(|function| function.nth.is_some()) {
+                    let types = fields.iter().map(|field| format!("{field:?}")).collect::<Vec<_>>().join(", ");
+                    return Err(OperatorError::new(format!("`nth_value` cannot be ordered by these types: {types}")));
+                }
                 return Ok(None);
             }
         }
@@ -258,6 +264,7 @@ struct Sorted {
     way: Way,
     nulls: bool,
     lists: bool,
+    nth: Option<u64>,
 }
 
 /// Whether `function` lists all values of a group, as they come.
@@ -274,6 +281,13 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<Sorted>> 
     let Some(value) = arguments.first() else { return Ok(None) };
     let lists = *name == *array_agg_udaf() || *name == *string_agg_udaf();
     let order = expression.order_bys();
+    if let Some(place) = ordered_place(expression) {
+        // Counted from the end, it is counted from the first row of the opposite order.
+        let options = |options: SortOptions| if place > 0 { options } else { !options };
+        let by = order.iter().map(|order| (Arc::clone(&order.expr), options(order.options))).collect();
+        let way = Way::Accumulate { expression: Arc::clone(expression), arguments: Vec::new(), mask: None };
+        return Ok(Some(Sorted { by, way, nulls: false, lists: false, nth: Some(place.unsigned_abs()) }));
+    }
     // Packed values are unpacked to be compared, which only a count and an order do not mind.
     let may_be_packed = *name == *count_udaf() || (lists && !expression.is_distinct());
     let data_type = value.data_type(input).map_err(failed)?;
@@ -281,7 +295,7 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<Sorted>> 
         return Ok(None);
     }
     let by_value = |options| vec![(Arc::clone(value), options)];
-    let picked = |way| Ok(Some(Sorted { by: by_value(ASCENDING), way, nulls: false, lists: false }));
+    let picked = |way| Ok(Some(Sorted { by: by_value(ASCENDING), way, nulls: false, lists: false, nth: None }));
     if *name == *median_udaf() && arguments.len() == 1 {
         return picked(Way::Median(Arc::clone(expression)));
     }
@@ -320,7 +334,7 @@ fn sorted_way(function: &Function, input: &SchemaRef) -> Result<Option<Sorted>> 
         return Ok(None);
     }
     let way = Way::Accumulate { expression: Arc::new(plain), arguments: Vec::new(), mask: None };
-    Ok(Some(Sorted { by, way, nulls, lists }))
+    Ok(Some(Sorted { by, way, nulls, lists, nth: None }))
 }
 
 /// What the functions of `aggregate` take of rows that are not sorted.
@@ -328,7 +342,7 @@ fn direct(aggregate: &Aggregate, keys: usize, columns: &[Column], lanes: &[Lane]
     let of = |index: usize, function: &Function| {
         let (lane, found) =
             lanes.iter().find_map(|lane| Some((lane, lane.functions.iter().find(|found| found.index == index)?)))?;
-        if found.lists {
+        if found.lists || found.nth.is_some() {
             // Ordered lists are slow to make any other way, and all are in order of arrival.
             return None;
         }

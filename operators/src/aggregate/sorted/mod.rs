@@ -14,6 +14,7 @@ mod direct;
 mod group;
 mod lane;
 mod layout;
+mod nth;
 mod zip;
 
 use std::collections::VecDeque;
