@@ -194,6 +194,11 @@ impl Port {
         self.capacity * self.lanes.len()
     }
 
+    /// What its lanes are charged to.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.lanes.iter().map(|lane| &lane.account)
+    }
+
     fn release(&self, lane: usize, permit: usize) {
         let next = {
             let mut ledger = self.lanes[lane].ledger.lock();
