@@ -3,8 +3,14 @@
 use std::time::Duration;
 
 use crate::metrics::{EdgeMetrics, JobMetrics, NodeMetrics, TaskMetrics, TaskNodeMetrics};
+use crate::plan::NodeRole;
 
 impl JobMetrics {
+    /// Rows that its sources have emitted.
+    pub fn source_rows(&self) -> u64 {
+        self.nodes.iter().filter(|node| node.role == NodeRole::Source).map(|node| node.rows_out).sum()
+    }
+
     /// What was counted since `earlier`, a snapshot of the same job. What is not counted, such as states and bytes
     /// held, is as it is now.
     #[must_use]

@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::error::ExecutionError;
 use crate::job::JobCore;
-use crate::metrics::{JobMetrics, JobState};
+use crate::metrics::{JobMetrics, JobState, seconds};
 use crate::observe::ObservedJob;
 use crate::plan::PlanShape;
 
@@ -20,6 +21,44 @@ pub const HISTORY_BYTES: usize = 16 << 20;
 const DETAIL_BYTES: usize = 2000;
 /// Bytes of an error that a history keeps.
 const ERROR_BYTES: usize = 10_000;
+
+/// What all jobs of a cluster have counted so far, those that are forgotten included.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Totals {
+    /// Jobs that ended well.
+    pub finished: u64,
+    /// Jobs that ended with an error.
+    pub failed: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// Rows that sources have emitted.
+    pub source_rows: u64,
+    /// Bytes that sources have read.
+    pub source_bytes: u64,
+    /// Bytes of state written to disk.
+    pub spilled_bytes: u64,
+    /// Bytes of edges written to disk.
+    pub spooled_bytes: u64,
+    /// Time that tasks ran.
+    #[serde(rename = "running_seconds", serialize_with = "seconds")]
+    pub running: Duration,
+}
+
+impl Totals {
+    fn add(&mut self, metrics: &JobMetrics) {
+        match metrics.state {
+            JobState::Finished => self.finished += 1,
+            JobState::Failed => self.failed += 1,
+            JobState::Cancelled => self.cancelled += 1,
+            JobState::Waiting | JobState::Running => {}
+        }
+        self.source_rows += metrics.source_rows();
+        self.source_bytes += metrics.source_bytes_done;
+        self.spilled_bytes += metrics.nodes.iter().map(|node| node.spilled_bytes).sum::<u64>();
+        self.spooled_bytes += metrics.edges.iter().map(|edge| edge.spooled_bytes).sum::<u64>();
+        self.running += metrics.tasks.iter().map(|task| task.running).sum::<Duration>();
+    }
+}
 
 /// What is left of a job that has ended.
 #[derive(Debug)]
@@ -42,7 +81,7 @@ struct State {
     live: Vec<Weak<JobCore>>,
     records: VecDeque<Arc<Record>>,
     bytes: usize,
-    ended: u64,
+    totals: Totals,
 }
 
 impl Record {
@@ -91,7 +130,7 @@ impl JobLog {
         let mut forgotten = Vec::new();
         let mut state = self.0.lock();
         state.live.retain(|job| !std::ptr::eq(job.as_ptr(), core));
-        state.ended += 1;
+        state.totals.add(&record.metrics);
         state.bytes += record.bytes;
         state.records.push_back(Arc::new(record));
         while state.records.len() > HISTORY_JOBS || (state.bytes > HISTORY_BYTES && state.records.len() > 1) {
@@ -118,8 +157,17 @@ impl JobLog {
         self.jobs().into_iter().find(|job| job.id() == id)
     }
 
-    pub(crate) fn ended(&self) -> u64 {
-        self.0.lock().ended
+    pub(crate) fn totals(&self) -> Totals {
+        // Both under one lock: a job counts as one that has ended or as one that has not.
+        let (mut totals, live) = {
+            let state = self.0.lock();
+            (state.totals, state.live.iter().filter_map(Weak::upgrade).collect::<Vec<_>>())
+        };
+        for job in live {
+            // Whether it has ended well is known once it is a record.
+            totals.add(&JobMetrics { state: JobState::Running, ..job.metrics() });
+        }
+        totals
     }
 
     /// Jobs that wait or run, by id: the order in which they wait.

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 pub use job::ObservedJob;
 pub(crate) use log::JobLog;
-pub use log::{HISTORY_BYTES, HISTORY_JOBS};
+pub use log::{HISTORY_BYTES, HISTORY_JOBS, Totals};
 pub use memory::{HolderKind, MemoryHolder, WorkerMemory};
 pub(crate) use timeline::Recorder;
 pub use timeline::{Span, SpanEnd, Timeline};
@@ -95,9 +95,9 @@ impl Observer {
         self.0.log.job(id)
     }
 
-    /// Jobs that have ended so far, those that are forgotten included.
-    pub fn ended_jobs(&self) -> u64 {
-        self.0.log.ended()
+    /// What all jobs have counted so far, those that are forgotten included.
+    pub fn totals(&self) -> Totals {
+        self.0.log.totals()
     }
 
     /// The memory of each worker, and who holds it.

@@ -67,6 +67,9 @@ fn the_history_is_there_once_a_waiter_knows_of_the_end() {
     let error = cluster.run(&graph).expect("it starts").wait().expect_err("it fails").to_string();
     let seen = observer.job(1).expect("it is there");
     assert_eq!((seen.state(), seen.error()), (JobState::Failed, Some(error)));
+    let totals = observer.totals();
+    assert_eq!((totals.finished, totals.failed, totals.cancelled, totals.source_rows), (1, 1, 0, 2000));
+    assert!(totals.running > Duration::ZERO);
 }
 
 #[test]
@@ -135,7 +138,8 @@ fn a_history_is_bounded_in_jobs_and_in_bytes() {
         short(&cluster).wait().expect("it ends well");
     }
     let seen = observer.jobs();
-    assert_eq!((seen.len(), observer.ended_jobs()), (HISTORY_JOBS, jobs));
+    assert_eq!((seen.len(), observer.totals().finished), (HISTORY_JOBS, jobs));
+    assert_eq!(observer.totals().source_rows, 1000 * jobs, "what is forgotten is counted");
     assert_eq!((seen[0].id(), seen[HISTORY_JOBS - 1].id()), (50, jobs - 1));
     let each = observer.0.log.bytes() / HISTORY_JOBS;
     assert!((1000..10_000).contains(&each), "{each} bytes for a small job");
