@@ -39,7 +39,7 @@ function watch(job) {
   events.addEventListener("history", (event) => { state.history = JSON.parse(event.data); });
   events.addEventListener("overview", (event) => {
     state.overview = JSON.parse(event.data);
-    state.history.push({ time_ms: state.overview.time_ms, workers: state.overview.workers.map((worker) => worker.kinds) });
+    state.history.push({ time_ms: state.overview.time_ms, workers: state.overview.workers.map((worker) => worker.held), charged_bytes: state.overview.workers.map((worker) => worker.charged_bytes) });
     if (state.history.length > KEPT) state.history.splice(0, state.history.length - KEPT);
     status(state.overview.closed ? "closed" : "live", state.overview.closed ? "off" : "on");
     update();

@@ -54,6 +54,9 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+// A sentence whose names stand between backticks.
+export const words = (text) => text.split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
+
 // Puts `node` in the place of `old` only if it differs: focus, selection and scrolling stay where they are.
 export function replace(old, node) {
   if (old.isEqualNode(node)) return;

@@ -2,8 +2,10 @@
 
 import { bytes, count, el, percent } from "./format.js";
 
-const NODE = { width: 188, height: 96 };
-const GAP = { x: 118, y: 30 };
+const NODE = { width: 188, height: 110 };
+const GAP = { x: 122, fused: 46, y: 44 };
+// Smaller than that is read by nobody: then it is scrolled.
+const LEAST_SCALE = 0.8;
 const PAD = 28;
 
 // Pairs of nodes that follow each other: within a stage without an edge, else along one.
@@ -52,12 +54,18 @@ export function layout(shape) {
   }
   const tallest = Math.max(...layers.map((nodes) => nodes.length));
   const middle = PAD + (tallest * (NODE.height + GAP.y) - GAP.y) / 2;
+  // Only what is written on needs a long line.
+  const left = [PAD];
+  for (let column = 1; column < layers.length; column += 1) {
+    const written = all.some((link) => link.edge !== null && layer[link.from] < column && layer[link.to] >= column);
+    left[column] = left[column - 1] + NODE.width + (written ? GAP.x : GAP.fused);
+  }
   return {
     links: all,
-    width: 2 * PAD + layers.length * (NODE.width + GAP.x) - GAP.x,
+    width: left[left.length - 1] + NODE.width + PAD,
     height: 2 * PAD + tallest * (NODE.height + GAP.y) - GAP.y + 14,
     at: shape.nodes.map((_, node) => ({
-      x: PAD + layer[node] * (NODE.width + GAP.x),
+      x: left[layer[node]],
       y: middle + row[node] * (NODE.height + GAP.y) - NODE.height / 2,
     })),
   };
@@ -74,7 +82,11 @@ function text(parent, x, y, kind, value, extra = {}) {
 // Draws the graph of `shape`; `update` shows a frame, `select` is told of the node that was chosen.
 export function graph(shape, select) {
   const plan = layout(shape);
-  const svg = el("svg", { class: "graph", viewBox: `0 0 ${plan.width} ${plan.height}`, width: plan.width, height: plan.height, role: "group", "aria-label": "Graph of the job", "data-live": "" });
+  const svg = el("svg", { class: "graph", viewBox: `0 0 ${plan.width} ${plan.height}`, width: plan.width, height: plan.height, role: "group", "aria-label": "Graph of the job" });
+  svg.style.width = "100%";
+  svg.style.height = "auto";
+  svg.style.minWidth = `${Math.min(plan.width, Math.round(plan.width * LEAST_SCALE))}px`;
+  svg.style.maxWidth = `${plan.width}px`;
   const edgeLayer = el("g");
   const nodeLayer = el("g");
   svg.append(edgeLayer, nodeLayer);
@@ -112,16 +124,17 @@ export function graph(shape, select) {
     text(group, 12, 35, "kind", cut(node.name === node.kind ? node.role : node.kind, 16));
     text(group, NODE.width - 12, 35, "kind", `× ${node.partitions}`, { "text-anchor": "end" });
     const rows = text(group, 12, 54, "rows", "");
-    const state = text(group, 12, 69, "state", "");
-    const track = el("rect", { class: "track", x: 12, y: 78, width: NODE.width - 24 - 42, height: 6, rx: 3 });
-    const busy = el("rect", { class: "busy", x: 12, y: 78, width: 0, height: 6, rx: 3 });
-    const share = text(group, NODE.width - 12, 85, "share", "", { "text-anchor": "end" });
+    const doing = text(group, 12, 69, "doing", "");
+    const state = text(group, 12, 84, "state", "");
+    const track = el("rect", { class: "track", x: 12, y: 91, width: NODE.width - 24 - 42, height: 6, rx: 3 });
+    const busy = el("rect", { class: "busy", x: 12, y: 91, width: 0, height: 6, rx: 3 });
+    const share = text(group, NODE.width - 12, 98, "share", "", { "text-anchor": "end" });
     const strip = el("g", { class: "strip" });
     group.append(track, busy, strip);
     const mark = el("g", { class: "mark" }, el("rect", { x: NODE.width - 82, y: -11, width: 76, height: 20, rx: 10 }), el("text", { x: NODE.width - 44, y: 3, "text-anchor": "middle" }, "bottleneck"));
     group.append(mark);
     nodeLayer.append(group);
-    return { group, rows, state, busy, share, strip, mark };
+    return { group, rows, doing, state, busy, share, strip, mark };
   });
 
   function update(frame, selected) {
@@ -148,6 +161,7 @@ export function graph(shape, select) {
       node.group.setAttribute("class", `node ${role}${guilty === index ? " guilty" : ""}${selected === index ? " selected" : ""}`);
       node.rows.textContent = role === "source" ? `${count(now.rows_out)} rows out`
         : role === "operator" ? `${count(now.rows_in)} → ${count(now.rows_out)} rows` : `${count(now.rows_in)} rows in`;
+      node.doing.replaceChildren(...doing(frame.stages[shape.nodes[index].stage]));
       const held = over ? now.peak_state_bytes : now.state_bytes;
       const parts = [];
       if (held) parts.push(`${bytes(held)} ${over ? "at most" : role === "operator" ? "state" : "buffers"}`);
@@ -158,7 +172,16 @@ export function graph(shape, select) {
       strip(node.strip, now.partitions);
     });
   }
-  return { svg, update };
+  const place = (node) => plan.at[node];
+  return { svg, update, place, width: plan.width };
+}
+
+// What else the tasks of a stage do with their time.
+function doing(stage) {
+  if (!stage) return [];
+  const shares = [["parked", stage.parked], ["idle", stage.idle], ["blocked", stage.blocked], ["short of memory", stage.memory]];
+  const shown = shares.filter(([, share]) => share >= 0.05).sort((a, b) => b[1] - a[1]).slice(0, 2);
+  return shown.map(([name, share], index) => el("tspan", { class: name === "idle" ? "idle" : "held-up" }, `${index ? ", " : ""}${name} ${percent(share)}`));
 }
 
 // One bar for each partition: skew is seen at a glance.
@@ -166,7 +189,7 @@ function strip(group, shares) {
   const width = NODE.width - 24;
   const each = width / Math.max(1, shares.length);
   while (group.childNodes.length > shares.length) group.lastChild.remove();
-  while (group.childNodes.length < shares.length) group.append(el("rect", { y: 88, height: 3 }));
+  while (group.childNodes.length < shares.length) group.append(el("rect", { y: 102, height: 3 }));
   shares.forEach((share, index) => {
     const bar = group.childNodes[index];
     bar.setAttribute("x", (12 + index * each).toFixed(1));

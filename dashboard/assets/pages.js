@@ -1,6 +1,6 @@
 // The pages: each makes elements of what is known. What moves is told apart from what stands by `update`.
 
-import { bytes, clock, count, duration, el, exact, percent, replace, sparkline } from "./format.js";
+import { bytes, clock, count, duration, el, exact, percent, replace, sparkline, words } from "./format.js";
 import { graph } from "./graph.js";
 
 const KINDS = [
@@ -12,17 +12,21 @@ const KINDS = [
   ["other", "Other", "jobs about to start, results not yet read"],
 ];
 
+// A column whose title begins with # holds numbers.
+const column = (title) => el("th", { class: title.startsWith("#") ? "number" : false }, title.replace("#", ""));
 const pill = (state) => el("span", { class: `pill ${state}` }, state);
 const empty = (text) => el("p", { class: "empty" }, text);
 const heading = (title, note) => el("div", { class: "heading" }, el("h2", {}, title), note ? el("span", { class: "note" }, note) : null);
 
 function memoryBar(worker) {
-  const label = `${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged`;
+  const label = `${bytes(sum(worker.held))} held, ${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged`;
+  const promised = Math.max(0, worker.charged_bytes - sum(worker.held));
   return el("div", { class: "bar", role: "img", "aria-label": label },
-    KINDS.map(([kind, name]) => el("span", { class: `part ${kind}`, width_share: worker.kinds[kind] / worker.limit_bytes, title: `${name}: ${bytes(worker.kinds[kind])}` })));
+    KINDS.map(([kind, name]) => el("span", { class: `part ${kind}`, width_share: worker.held[kind] / worker.limit_bytes, title: `${name}: ${bytes(worker.held[kind])} held, ${bytes(worker.charged[kind])} charged` })),
+    el("span", { class: "part promised", width_share: promised / worker.limit_bytes, title: `Promised to jobs: ${bytes(promised)}` }));
 }
 
-const legend = () => el("ul", { class: "legend" }, KINDS.map(([kind, name, what]) => el("li", { title: what }, el("i", { class: `part ${kind}` }), name)), el("li", {}, el("i", { class: "part free" }), "Free"));
+const legend = () => el("ul", { class: "legend" }, KINDS.map(([kind, name, what]) => el("li", { title: what }, el("i", { class: `part ${kind}` }), name)), el("li", { title: "set aside for jobs that were let in, and not held at the moment" }, el("i", { class: "part promised" }), "Promised"), el("li", {}, el("i", { class: "part free" }), "Free"));
 
 function sum(kinds) {
   return KINDS.reduce((all, [kind]) => all + kinds[kind], 0);
@@ -31,7 +35,7 @@ function sum(kinds) {
 function workerCard(worker, index, history) {
   const values = history.slice(-120).map((sample) => (sample.workers[index] ? sum(sample.workers[index]) : 0));
   return el("article", { class: "card worker", "data-key": `worker ${index}` },
-    el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(worker.charged_bytes)} / ${bytes(worker.limit_bytes)}`)),
+    el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(sum(worker.held))} held, ${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged`)),
     memoryBar(worker),
     el("div", { class: "row" },
       el("div", { class: "threads" }, (worker.threads.length ? worker.threads : [0]).map((share, thread) => el("div", { class: "thread" },
@@ -50,8 +54,8 @@ function progress(job) {
 const disk = (job) => [job.spilled_bytes ? `${bytes(job.spilled_bytes)} spilled` : null, job.spooled_bytes ? `${bytes(job.spooled_bytes)} spooled` : null].filter(Boolean).join(", ");
 
 function reason(job) {
-  if (job.waits_for) return el("p", { class: "reason" }, el("b", {}, "Waits for memory: "), job.waits_for.sentence);
-  if (job.bottleneck && job.state === "running") return el("p", { class: "reason" }, el("b", {}, "Bottleneck: "), job.bottleneck.sentence);
+  if (job.waits_for) return el("p", { class: "reason" }, el("b", {}, "Waits for memory: "), words(job.waits_for.sentence));
+  if (job.bottleneck && job.state === "running") return el("p", { class: "reason" }, el("b", {}, "Bottleneck: "), words(job.bottleneck.sentence));
   return null;
 }
 
@@ -70,7 +74,7 @@ const tile = (name, value, note) => el("div", { class: "tile" }, el("span", { cl
 
 function jobTable(jobs) {
   return el("div", { class: "scroll" }, el("table", {},
-    el("thead", {}, el("tr", {}, ["Job", "", "State", "Began", "Took", "Rows read", "Disk", "What happened"].map((title) => el("th", {}, title)))),
+    el("thead", {}, el("tr", {}, ["#Job", "", "State", "Began", "#Took", "#Rows read", "Disk", "What happened"].map(column))),
     el("tbody", {}, jobs.map((job) => el("tr", { "data-key": `job ${job.id}` },
       el("td", { class: "number" }, job.id),
       el("td", {}, el("a", { href: `#/jobs/${job.id}` }, job.title)),
@@ -79,7 +83,7 @@ function jobTable(jobs) {
       el("td", { class: "number" }, duration(job.elapsed_seconds)),
       el("td", { class: "number" }, count(job.rows)),
       el("td", {}, disk(job)),
-      el("td", { class: job.error ? "what error" : "what" }, job.error ?? job.waits_for?.sentence ?? job.bottleneck?.sentence ?? ""))))));
+      el("td", { class: job.error ? "what error" : "what" }, words(job.error ?? job.waits_for?.sentence ?? job.bottleneck?.sentence ?? "")))))));
 }
 
 export const isLive = (job) => job.state === "running" || job.state === "waiting";
@@ -96,7 +100,7 @@ export function overview(root) {
         el("section", { class: "tiles" },
           tile("Jobs", String(live.filter((job) => job.state === "running").length), `running, ${live.filter((job) => job.state === "waiting").length} waiting`),
           tile("Throughput", `${count(all("rows_per_second"))}/s`, all("bytes_per_second") ? `rows, ${bytes(all("bytes_per_second"))}/s` : "rows"),
-          tile("Memory", bytes(charged), `of ${bytes(limit)} on ${now.workers.length} ${now.workers.length === 1 ? "worker" : "workers"}`),
+          tile("Memory", bytes(now.workers.reduce((total, worker) => total + sum(worker.held), 0)), `held, ${bytes(charged)} of ${bytes(limit)} charged on ${now.workers.length} ${now.workers.length === 1 ? "worker" : "workers"}`),
           tile("Disk", bytes(now.totals.spilled_bytes + now.totals.spooled_bytes), "spilled and spooled so far"),
           tile("Ended", exact(now.totals.finished + now.totals.failed + now.totals.cancelled), `${now.totals.failed} failed, ${now.totals.cancelled} cancelled`)),
         heading("Workers"),
@@ -141,12 +145,12 @@ export function memory(root) {
     update({ overview: now, history }) {
       if (!now) return;
       replace(root, el("main", { id: "page", tabindex: -1 },
-        heading("Memory", "charged: what is held, or was promised where that is more"), legend(),
+        heading("Memory", "held over time; the line above is what is charged, which counts what was promised too"), legend(),
         now.workers.map((worker, index) => el("section", { class: "card wide", "data-key": `worker ${index}` },
-          el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)}, at most ${bytes(worker.peak_bytes)}`)),
+          el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(sum(worker.held))} held, ${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged, at most ${bytes(worker.peak_bytes)}`)),
           area(history, index, worker.limit_bytes),
           worker.holders.length ? el("div", { class: "scroll" }, el("table", {},
-            el("thead", {}, el("tr", {}, ["Who", "For", "Job", "Held", "Charged", "Most"].map((title) => el("th", {}, title)))),
+            el("thead", {}, el("tr", {}, ["Who", "For", "#Job", "#Held", "#Charged", "#Most"].map(column))),
             el("tbody", {}, worker.holders.map((holder) => el("tr", {},
               el("td", {}, el("i", { class: `part ${holder.kind}` }), " ", holder.name),
               el("td", {}, KINDS.find(([kind]) => kind === holder.kind)?.[1] ?? holder.kind),
@@ -175,7 +179,8 @@ function area(history, worker, limit) {
   });
   return el("figure", { class: "area" },
     el("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `Memory of worker ${worker} over time` },
-      el("line", { class: "limit", x1: 0, x2: width, y1: 6, y2: 6 }), parts),
+      el("line", { class: "limit", x1: 0, x2: width, y1: 6, y2: 6 }), parts,
+      el("polyline", { class: "charged", points: samples.map((sample) => `${x(sample)},${y(sample.charged_bytes[worker])}`).join(" ") })),
     el("figcaption", {}, el("span", {}, clock(first)), el("span", {}, `limit ${bytes(limit)}`), el("span", {}, clock(last))));
 }
 
@@ -212,7 +217,9 @@ export function job(root, id, tab) {
       drawn = graph(detail.shape, (node) => { selected = selected === node ? null : node; partitions = null; unfold(); });
       body.replaceChildren(el("div", { class: "canvas" }, drawn.svg), hints());
       drawn.update(detail.frame, selected);
-      if (detail.shape.nodes.length > 1) body.firstChild.scrollLeft = 0;
+      const guilty = detail.frame.summary.bottleneck?.node;
+      const canvas = body.firstChild;
+      if (guilty !== undefined) canvas.scrollLeft = (drawn.place(guilty).x + 94) * (drawn.svg.clientWidth / drawn.width) - canvas.clientWidth / 2;
     }
     refresh();
   }
@@ -227,9 +234,9 @@ export function job(root, id, tab) {
       el("dl", { class: "facts" }, fact(summary.state === "waiting" ? "In line" : "Time", duration(summary.elapsed_seconds)), fact("Rows read", exact(summary.rows)),
         isLive(summary) ? fact("Rows a second", count(summary.rows_per_second)) : null, summary.bytes ? fact("Read", progress(summary)) : null,
         disk(summary) ? fact("Disk", disk(summary)) : null, fact("Began", clock(summary.submitted_ms))),
-      summary.error ? el("p", { class: "callout failed" }, el("b", {}, "It ended with an error. "), summary.error) : null,
-      summary.waits_for ? el("p", { class: "callout" }, el("b", {}, "Waits for memory. "), summary.waits_for.sentence) : null,
-      summary.bottleneck ? el("p", { class: "callout bottleneck", id: "bottleneck", "data-node": summary.bottleneck.name }, el("b", {}, "Bottleneck. "), summary.bottleneck.sentence) : null,
+      summary.error ? el("p", { class: `callout ${summary.state}` }, el("b", {}, summary.state === "cancelled" ? "Cancelled. " : "It ended with an error. "), words(summary.error)) : null,
+      summary.waits_for ? el("p", { class: "callout" }, el("b", {}, "Waits for memory. "), words(summary.waits_for.sentence)) : null,
+      summary.bottleneck ? el("p", { class: "callout bottleneck", id: "bottleneck", "data-node": summary.bottleneck.name }, el("b", {}, "Bottleneck. "), words(summary.bottleneck.sentence)) : null,
       frame.deadlocks.map((cycle) => el("p", { class: "callout" }, el("b", {}, "A cycle of waits was resolved. "), cycle)),
       el("nav", { class: "tabs", "aria-label": "Views of the job" }, TABS.map(([name, title]) => el("a", { href: `#/jobs/${id}/${name}`, "aria-current": name === tab ? "page" : false }, title)))));
   }
@@ -264,10 +271,10 @@ export function job(root, id, tab) {
     const most = Math.max(1e-9, ...partitions.map((one) => one.busy_seconds));
     replace(below, el("div", { class: "below" }, heading(`Partitions of ${name}`, what ? `${kind}: ${what}` : kind),
       partitions.length ? el("div", { class: "scroll" }, el("table", {},
-        el("thead", {}, el("tr", {}, ["Partition", "Worker", "Does", "Rows in", "Rows out", "Busy", "State", "Spilled"].map((title) => el("th", {}, title)))),
+        el("thead", {}, el("tr", {}, ["#Partition", "On", "Does", "#Rows in", "#Rows out", "Busy", "#State", "#Spilled"].map(column))),
         el("tbody", {}, partitions.map((one) => el("tr", {},
           el("td", { class: "number" }, one.partition),
-          el("td", {}, `${one.worker} / thread ${one.thread}`),
+          el("td", {}, `worker ${one.worker}, thread ${one.thread}`),
           el("td", {}, el("span", { class: `does ${one.state}` }, one.state.replaceAll("_", " ")), one.blocked_on ? ` (${one.blocked_on})` : ""),
           el("td", { class: "number" }, exact(one.rows_in)), el("td", { class: "number" }, exact(one.rows_out)),
           el("td", {}, el("span", { class: "meter" }, el("span", { width_share: one.busy_seconds / most })), " ", duration(one.busy_seconds)),

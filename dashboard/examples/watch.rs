@@ -60,7 +60,7 @@ fn held_up(cluster: &Cluster) -> Result<Job, Box<dyn std::error::Error>> {
     let known = graph.map("known zones", zones, Ok);
     let join =
         graph.operator_with("join", aqueduct_runtime::testing::Concatenate, [clean.hash(["n"]), known.hash(["n"])]);
-    let aggregate = graph.operator("aggregate", SlowOperator::new(Duration::from_millis(3)), join.hash(["n"]));
+    let aggregate = graph.operator("aggregate", SlowOperator::new(Duration::from_millis(12)), join.hash(["n"]));
     let having = graph.map("having", aggregate, Ok);
     let best = graph.map("best of each day", having.round_robin(), Ok);
     graph.sink("write means.parquet", CountingSink::new(), best.gather());
@@ -72,7 +72,7 @@ fn held_up(cluster: &Cluster) -> Result<Job, Box<dyn std::error::Error>> {
 fn skewed(cluster: &Cluster) -> Result<Job, Box<dyn std::error::Error>> {
     let mut graph = Graph::new();
     let clicks = graph.source("clicks", EndlessSource::new().batch_rows(500));
-    let sessions = SlowOperator::new(Duration::from_millis(2)).at_partition(2);
+    let sessions = SlowOperator::new(Duration::from_millis(8)).at_partition(2);
     let sessions = graph.operator("sessions", sessions, clicks.round_robin());
     graph.set_partitions(sessions, Partitions::Fixed(8));
     graph.sink("write", CountingSink::new(), sessions);

@@ -4,9 +4,13 @@
 //! and nodes that a scrape stays small.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use aqueduct_runtime::Observer;
-use aqueduct_runtime::metrics::{JobMetrics, JobState};
+use aqueduct_runtime::metrics::{EdgeMetrics, JobMetrics, JobState, NodeMetrics};
+use aqueduct_runtime::observe::WorkerMemory;
+
+use crate::view::Kinds;
 
 /// Jobs whose nodes and edges are shown.
 const JOBS: usize = 20;
@@ -78,7 +82,7 @@ fn cluster(text: &mut String, observer: &Observer) {
 fn workers(text: &mut String, observer: &Observer) {
     let workers: Vec<_> =
         observer.memory().into_iter().enumerate().map(|(i, worker)| (i.to_string(), worker)).collect();
-    let mut family = |name, kind, help, value: &dyn Fn(&aqueduct_runtime::observe::WorkerMemory) -> usize| {
+    let mut family = |name, kind, help, value: &dyn Fn(&WorkerMemory) -> usize| {
         let mut family = Family::new(text, name, kind, help);
         for (index, worker) in &workers {
             family.sample(&[("worker", index)], value(worker) as f64);
@@ -89,10 +93,20 @@ fn workers(text: &mut String, observer: &Observer) {
     family("aqueduct_worker_peak_bytes", "gauge", "Most memory charged so far.", &|worker| worker.peak_bytes);
     let help = "How often a wrong estimate took a worker over its limit.";
     family("aqueduct_worker_overruns_total", "counter", help, &|worker| worker.overruns);
-    let mut family =
-        Family::new(text, "aqueduct_worker_held_bytes", "gauge", "Memory charged, by what it is held for.");
-    for (index, worker) in &workers {
-        let kinds = crate::view::Kinds::of(worker);
+    by_kind(text, "aqueduct_worker_kind_charged_bytes", "Memory charged, by what for.", &workers, Kinds::charged);
+    by_kind(text, "aqueduct_worker_kind_held_bytes", "Memory held, by what for.", &workers, Kinds::held);
+}
+
+fn by_kind(
+    text: &mut String,
+    name: &'static str,
+    help: &str,
+    workers: &[(String, WorkerMemory)],
+    kinds: fn(&WorkerMemory) -> Kinds,
+) {
+    let mut family = Family::new(text, name, "gauge", help);
+    for (index, worker) in workers {
+        let kinds = kinds(worker);
         for (kind, bytes) in [
             ("mailboxes", kinds.mailboxes),
             ("state", kinds.state),
@@ -106,10 +120,10 @@ fn workers(text: &mut String, observer: &Observer) {
     }
 }
 
-type Jobs = [(String, std::sync::Arc<JobMetrics>)];
+type Jobs = [(String, Arc<JobMetrics>)];
 
 fn nodes(text: &mut String, jobs: &Jobs) {
-    let mut family = |name, kind, help, value: &dyn Fn(&aqueduct_runtime::metrics::NodeMetrics) -> f64| {
+    let mut family = |name, kind, help, value: &dyn Fn(&NodeMetrics) -> f64| {
         let mut family = Family::new(text, name, kind, help);
         for (job, metrics) in jobs {
             for (index, node) in metrics.nodes.iter().enumerate().take(NODES) {
@@ -125,7 +139,7 @@ fn nodes(text: &mut String, jobs: &Jobs) {
 }
 
 fn edges(text: &mut String, jobs: &Jobs) {
-    let mut family = |name, kind, help, value: &dyn Fn(&aqueduct_runtime::metrics::EdgeMetrics) -> f64| {
+    let mut family = |name, kind, help, value: &dyn Fn(&EdgeMetrics) -> f64| {
         let mut family = Family::new(text, name, kind, help);
         for (job, metrics) in jobs {
             for (index, edge) in metrics.edges.iter().enumerate().take(NODES) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, Path, Query, ServiceConfig};
-use actix_web::{HttpResponse, Responder};
+use actix_web::{HttpResponse, Resource, Responder, Route};
 use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::observe::{ObservedJob, Timeline};
 use serde::Deserialize;
@@ -32,30 +32,37 @@ const OPENAPI: &str = include_str!("../assets/openapi.json");
 const RECORDED: Duration = Duration::from_secs(5);
 
 pub(crate) fn configure(service: &mut ServiceConfig) {
-    service.route("/", web::get().to(page));
     for (path, kind, text) in SCRIPTS {
-        service.route(path, web::get().to(move || async move { HttpResponse::Ok().content_type(kind).body(text) }));
+        let script = move || async move { HttpResponse::Ok().content_type(kind).body(text) };
+        service.service(at(path, web::get().to(script)));
     }
     service
-        .route("/events", web::get().to(events))
-        .route("/health", web::get().to(health))
-        .route("/metrics", web::get().to(metrics))
-        .route("/openapi.json", web::get().to(|| async { json_text(OPENAPI) }))
-        .route("/api/session", web::get().to(session))
-        .route("/api/overview", web::get().to(overview))
-        .route("/api/memory", web::get().to(memory))
-        .route("/api/timeline", web::get().to(timeline))
-        .route("/api/timeline/trace", web::get().to(trace))
-        .route("/api/jobs", web::get().to(jobs))
-        .route("/api/jobs/{id}", web::get().to(job))
-        .route("/api/jobs/{id}/analysis", web::get().to(analysis))
-        .route("/api/jobs/{id}/analysis.txt", web::get().to(analysis_text))
-        .route("/api/jobs/{id}/plan.txt", web::get().to(plan_text))
-        .route("/api/jobs/{id}/plan.dot", web::get().to(plan_dot))
-        .route("/api/jobs/{id}/plan.mmd", web::get().to(plan_mermaid))
-        .route("/api/jobs/{id}/nodes/{node}", web::get().to(node))
-        .route("/api/jobs/{id}/cancel", web::post().to(cancel))
+        .service(at("/", web::get().to(page)))
+        .service(at("/events", web::get().to(events)))
+        .service(at("/health", web::get().to(health)))
+        .service(at("/metrics", web::get().to(metrics)))
+        .service(at("/openapi.json", web::get().to(|| async { json_text(OPENAPI) })))
+        .service(at("/api/session", web::get().to(session)))
+        .service(at("/api/overview", web::get().to(overview)))
+        .service(at("/api/memory", web::get().to(memory)))
+        .service(at("/api/timeline", web::get().to(timeline)))
+        .service(at("/api/timeline/trace", web::get().to(trace)))
+        .service(at("/api/jobs", web::get().to(jobs)))
+        .service(at("/api/jobs/{id}", web::get().to(job)))
+        .service(at("/api/jobs/{id}/analysis", web::get().to(analysis)))
+        .service(at("/api/jobs/{id}/analysis.txt", web::get().to(analysis_text)))
+        .service(at("/api/jobs/{id}/plan.txt", web::get().to(plan_text)))
+        .service(at("/api/jobs/{id}/plan.dot", web::get().to(plan_dot)))
+        .service(at("/api/jobs/{id}/plan.mmd", web::get().to(plan_mermaid)))
+        .service(at("/api/jobs/{id}/nodes/{node}", web::get().to(node)))
+        .service(at("/api/jobs/{id}/cancel", web::post().to(cancel)))
         .default_service(web::to(|| async { refusal(StatusCode::NOT_FOUND, "there is nothing here") }));
+}
+
+/// One path, for one method.
+fn at(path: &str, route: Route) -> Resource {
+    let other = || async { refusal(StatusCode::METHOD_NOT_ALLOWED, "not with this method") };
+    web::resource(path).route(route).default_service(web::to(other))
 }
 
 fn json_text(text: &'static str) -> HttpResponse {

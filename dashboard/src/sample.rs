@@ -28,11 +28,12 @@ pub(crate) struct Sampler {
     history: VecDeque<Sample>,
 }
 
-/// The memory of each worker at one moment.
+/// What each worker holds at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Sample {
     pub(crate) time_ms: u64,
     pub(crate) workers: Vec<Kinds>,
+    pub(crate) charged_bytes: Vec<usize>,
 }
 
 /// Jobs of one look, with what was counted since the look before.
@@ -76,7 +77,11 @@ impl Sampler {
         let threads = self.threads(&looks, now);
         let workers = WorkerView::all(&self.observer, |worker| threads.get(worker).cloned().unwrap_or_default());
         let time_ms = millis(SystemTime::now());
-        self.history.push_back(Sample { time_ms, workers: workers.iter().map(|worker| worker.kinds).collect() });
+        self.history.push_back(Sample {
+            time_ms,
+            workers: workers.iter().map(|worker| worker.held).collect(),
+            charged_bytes: workers.iter().map(|worker| worker.charged_bytes).collect(),
+        });
         if self.history.len() > HISTORY {
             self.history.pop_front();
         }

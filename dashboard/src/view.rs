@@ -33,13 +33,16 @@ pub(crate) struct WorkerView {
     pub(crate) charged_bytes: usize,
     pub(crate) peak_bytes: usize,
     pub(crate) overruns: usize,
-    pub(crate) kinds: Kinds,
+    /// Bytes that are charged.
+    pub(crate) charged: Kinds,
+    /// Bytes of it that are held: the rest is promised.
+    pub(crate) held: Kinds,
     /// Share of the time in which each thread ran tasks; empty where there is nothing to compare with.
     pub(crate) threads: Vec<f64>,
     pub(crate) holders: Vec<MemoryHolder>,
 }
 
-/// Bytes charged for each kind of holder.
+/// Bytes for each kind of holder.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Kinds {
     pub(crate) mailboxes: usize,
@@ -163,8 +166,18 @@ fn per_second(count: u64, time: Duration) -> f64 {
 }
 
 impl Kinds {
-    pub(crate) fn of(worker: &WorkerMemory) -> Self {
-        let bytes = |kind| worker.kinds.iter().find(|(k, _)| *k == kind).map_or(0, |(_, bytes)| *bytes);
+    /// What is charged.
+    pub(crate) fn charged(worker: &WorkerMemory) -> Self {
+        Self::of(worker, |holder| holder.charged_bytes)
+    }
+
+    /// What is held.
+    pub(crate) fn held(worker: &WorkerMemory) -> Self {
+        Self::of(worker, |holder| holder.held_bytes)
+    }
+
+    fn of(worker: &WorkerMemory, bytes: impl Fn(&MemoryHolder) -> usize) -> Self {
+        let bytes = |kind| worker.holders.iter().filter(|holder| holder.kind == kind).map(&bytes).sum();
         Self {
             mailboxes: bytes(HolderKind::Mailboxes),
             state: bytes(HolderKind::State),
@@ -178,13 +191,14 @@ impl Kinds {
 
 impl WorkerView {
     pub(crate) fn of(memory: WorkerMemory, threads: Vec<f64>, holders: usize) -> Self {
-        let kinds = Kinds::of(&memory);
+        let (charged, held) = (Kinds::charged(&memory), Kinds::held(&memory));
         Self {
             limit_bytes: memory.limit_bytes,
             charged_bytes: memory.charged_bytes,
             peak_bytes: memory.peak_bytes,
             overruns: memory.overruns,
-            kinds,
+            charged,
+            held,
             threads,
             holders: memory.holders.into_iter().take(holders).collect(),
         }
