@@ -142,7 +142,7 @@ export function graph(shape, select) {
     const over = frame.summary.ended_ms !== null;
     for (const edge of edges) {
       const now = frame.edges[edge.index];
-      const fill = now.capacity_bytes ? Math.min(1, now.queued_bytes / now.capacity_bytes) : 0;
+      const fill = Math.min(1, now.fullest);
       const level = fill > 0.8 ? "full" : fill > 0.4 ? "half" : "free";
       edge.path.setAttribute("class", `wire ${level}${shape.edges[edge.index].spools ? " spools" : ""}`);
       edge.path.setAttribute("stroke-width", (1.5 + 5 * (now.bytes_per_second / fastest)).toFixed(1));
@@ -152,7 +152,7 @@ export function graph(shape, select) {
       edge.held.textContent = over ? bytes(now.bytes) : `${bytes(now.queued_bytes)} / ${bytes(now.capacity_bytes)}`;
       edge.disk.textContent = now.spooled_bytes ? `${bytes(now.spooled_bytes)} spooled` : "";
       edge.title.textContent = `${shape.edges[edge.index].exchange}\n${count(now.rows)} rows, ${count(now.batches)} batches, ${bytes(now.bytes)}\n`
-        + `${count(now.batches_per_second)} batches/s, ${bytes(now.bytes_per_second)}/s\nqueued ${bytes(now.queued_bytes)} of ${bytes(now.capacity_bytes)}\nsenders parked ${percent(now.parked)}`;
+        + `${count(now.batches_per_second)} batches/s, ${bytes(now.bytes_per_second)}/s\nqueued ${bytes(now.queued_bytes)} of ${bytes(now.capacity_bytes)}, the fullest port ${percent(fill)}\nsenders parked ${percent(now.parked)}`;
     }
     const guilty = frame.summary.bottleneck?.node;
     nodes.forEach((node, index) => {

@@ -35,12 +35,12 @@ function sum(kinds) {
 function workerCard(worker, index, history) {
   const values = history.slice(-120).map((sample) => (sample.workers[index] ? sum(sample.workers[index]) : 0));
   return el("article", { class: "card worker", "data-key": `worker ${index}` },
-    el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(sum(worker.held))} held, ${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged`)),
+    el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(sum(worker.held))} of ${bytes(worker.limit_bytes)}`)),
     memoryBar(worker),
     el("div", { class: "row" },
       el("div", { class: "threads" }, (worker.threads.length ? worker.threads : [0]).map((share, thread) => el("div", { class: "thread" },
         el("span", { class: "label" }, `thread ${thread}`), el("span", { class: "meter" }, el("span", { width_share: share })), el("span", { class: "figure" }, percent(share))))),
-      values.length > 1 ? el("figure", {}, sparkline(values, worker.limit_bytes, "memory over time"), el("figcaption", {}, `most ${bytes(worker.peak_bytes)}`)) : null),
+      values.length > 1 ? el("figure", {}, sparkline(values, worker.limit_bytes, "memory over time"), el("figcaption", {}, `${bytes(worker.charged_bytes)} charged`)) : null),
     worker.overruns ? el("p", { class: "warning" }, `over its limit ${exact(worker.overruns)} times, for a moment each`) : null);
 }
 
@@ -224,7 +224,7 @@ export function job(root, id, tab) {
     refresh();
   }
 
-  const hints = () => el("p", { class: "hint" }, "Width of a line: bytes a second. Colour: how full its queue is. The bars at the foot of a node are its partitions: darker is busier. Choose a node to unfold them.");
+  const hints = () => el("p", { class: "hint" }, "Width of a line: bytes a second. Colour: how full its fullest queue is. The bars at the foot of a node are its partitions: darker is busier. Choose a node to unfold them.");
 
   function show(frame) {
     const { summary } = frame;

@@ -31,6 +31,11 @@ const OPENAPI: &str = include_str!("../assets/openapi.json");
 /// Asking for a timeline has it recorded for so long.
 const RECORDED: Duration = Duration::from_secs(5);
 
+/// Steps that one answer has about, of all threads together: the newest.
+const STEPS: usize = 16_000;
+/// Steps of each thread that it has at the least.
+const LEAST_STEPS: usize = 100;
+
 pub(crate) fn configure(service: &mut ServiceConfig) {
     for (path, kind, text) in SCRIPTS {
         let script = move || async move { HttpResponse::Ok().content_type(kind).body(text) };
@@ -207,7 +212,12 @@ async fn cancel(context: Data<Context>, id: Path<u64>) -> impl Responder {
 
 async fn timeline(context: Data<Context>) -> impl Responder {
     context.observer.record_timeline(RECORDED);
-    HttpResponse::Ok().json(context.observer.timeline())
+    let mut timeline = context.observer.timeline();
+    let each = (STEPS / timeline.threads.len().max(1)).max(LEAST_STEPS);
+    for (.., spans) in &mut timeline.threads {
+        spans.drain(..spans.len().saturating_sub(each));
+    }
+    HttpResponse::Ok().json(timeline)
 }
 
 /// For `chrome://tracing` and Perfetto.

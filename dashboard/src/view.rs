@@ -118,6 +118,8 @@ pub(crate) struct EdgeView {
     pub(crate) bytes: u64,
     pub(crate) queued_bytes: usize,
     pub(crate) capacity_bytes: usize,
+    /// How full the fullest of its ports is.
+    pub(crate) fullest: f64,
     pub(crate) rows_per_second: f64,
     pub(crate) batches_per_second: f64,
     pub(crate) bytes_per_second: f64,
@@ -270,6 +272,7 @@ impl JobFrame {
             bytes: edge.bytes,
             queued_bytes: edge.queued_bytes,
             capacity_bytes: edge.capacity_bytes,
+            fullest: short(edge.fullest),
             rows_per_second: per_second(recent.rows, elapsed),
             batches_per_second: per_second(recent.batches, elapsed),
             bytes_per_second: per_second(recent.bytes, elapsed),

@@ -1,8 +1,10 @@
 //! The dashboard from the outside: over sockets, with nothing between.
 
 mod api;
+mod browser;
 mod ends;
 mod hostile;
+mod large;
 mod prometheus;
 
 use std::io::{BufRead, BufReader, Write};
@@ -94,8 +96,8 @@ fn head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
     let mut headers = Vec::new();
     loop {
         let line = line();
-        let Some((name, value)) = line.split_once(": ") else { break };
-        headers.push((name.to_string(), value.to_string()));
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_string(), value.trim().to_string()));
     }
     (status, headers)
 }

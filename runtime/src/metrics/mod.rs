@@ -182,6 +182,8 @@ pub struct EdgeMetrics {
     pub queued_bytes: usize,
     /// Bytes that its ports may hold.
     pub capacity_bytes: usize,
+    /// How full the fullest of its ports is, as a share: one that is full holds senders up, however empty others are.
+    pub fullest: f64,
     /// Time that its senders were parked on it, summed over senders.
     #[serde(rename = "parked_seconds", serialize_with = "seconds")]
     pub parked: Duration,

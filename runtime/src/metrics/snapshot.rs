@@ -33,8 +33,12 @@ impl JobMetrics {
             edge.bytes = counters.bytes.load(Relaxed);
             edge.parked = time(&counters.parked_ns);
             edge.spooled_bytes = counters.spooled_bytes.load(Relaxed);
-            edge.queued_bytes = ports.iter().map(|port| port.queued_bytes()).sum();
-            edge.capacity_bytes = ports.iter().map(|port| port.capacity()).sum();
+            for port in ports {
+                let (queued, capacity) = (port.queued_bytes(), port.capacity());
+                edge.queued_bytes += queued;
+                edge.capacity_bytes += capacity;
+                edge.fullest = edge.fullest.max(queued as f64 / capacity.max(1) as f64);
+            }
         }
         for (worker, space) in self.workers.iter_mut().zip(&running.spaces) {
             worker.spilled_bytes = space.spilled_bytes();

@@ -79,59 +79,77 @@ pub(super) fn of(pools: &[MemoryPool], jobs: &[Arc<JobCore>]) -> Vec<WorkerMemor
 }
 
 /// What a job holds, each with its worker.
-pub(super) fn of_job(core: &JobCore) -> Vec<(usize, MemoryHolder)> {
+fn of_job(core: &JobCore) -> Vec<(usize, MemoryHolder)> {
+    let mut found = Vec::new();
+    each(core, |worker, kind, held| {
+        found.push((
+            worker,
+            MemoryHolder {
+                job: core.id,
+                kind,
+                name: held.name.to_string(),
+                held_bytes: held.bytes,
+                charged_bytes: held.charged(),
+                peak_bytes: held.peak_bytes,
+            },
+        ));
+    });
+    found
+}
+
+/// Bytes charged for a job on one worker.
+pub(super) fn charged(core: &JobCore, on: usize) -> usize {
+    let mut bytes = 0;
+    each(core, |worker, _, held| bytes += if worker == on { held.charged() } else { 0 });
+    bytes
+}
+
+/// What one holder holds.
+struct Held<'a> {
+    name: &'a str,
+    bytes: usize,
+    floor_bytes: usize,
+    peak_bytes: usize,
+}
+
+impl<'a> Held<'a> {
+    fn by(account: &'a Account) -> Self {
+        Self { name: account.name(), bytes: account.held(), floor_bytes: account.floor(), peak_bytes: account.peak() }
+    }
+
+    fn charged(&self) -> usize {
+        self.bytes.max(self.floor_bytes)
+    }
+}
+
+/// Shows `look` all that a job holds: on which worker, what for.
+fn each(core: &JobCore, mut look: impl FnMut(usize, HolderKind, Held<'_>)) {
     let plan = &core.plan;
-    let found = core.with_running(|running| {
-        let mut found = Vec::new();
-        let mut add = |worker: usize, kind: HolderKind, account: &Account| {
-            let held_bytes = account.held();
-            found.push((
-                worker,
-                MemoryHolder {
-                    job: core.id,
-                    kind,
-                    name: account.name().to_string(),
-                    held_bytes,
-                    charged_bytes: held_bytes.max(account.floor()),
-                    peak_bytes: account.peak(),
-                },
-            ));
-        };
+    core.with_running(|running| {
+        let worker = |partition: usize| plan.arbiter(partition).0;
         for (node, accounts) in plan.nodes.iter().zip(&running.accounts) {
             let kind = match NodeRole::of(&node.kind) {
                 NodeRole::Source | NodeRole::Sink => HolderKind::Io,
                 NodeRole::Operator | NodeRole::Result => HolderKind::State,
             };
-            accounts.iter().enumerate().for_each(|(partition, account)| add(plan.arbiter(partition).0, kind, account));
+            accounts.iter().enumerate().for_each(|(p, account)| look(worker(p), kind, Held::by(account)));
         }
-        for accounts in &running.hands {
-            let accounts = accounts.iter().enumerate();
-            accounts.for_each(|(partition, account)| add(plan.arbiter(partition).0, HolderKind::Tasks, account));
+        for (partition, account) in running.hands.iter().flat_map(|accounts| accounts.iter().enumerate()) {
+            look(worker(partition), HolderKind::Tasks, Held::by(account));
         }
         for (edge, (_, ports)) in plan.edges.iter().zip(&running.edges) {
             for (index, port) in ports.iter().enumerate() {
                 // The caller's port is on the first worker.
-                let worker = if edge.to_stage.is_some() { plan.arbiter(edge.receiver_of(index)).0 } else { 0 };
-                port.accounts().for_each(|account| add(worker, HolderKind::Mailboxes, account));
+                let on = if edge.to_stage.is_some() { worker(edge.receiver_of(index)) } else { 0 };
+                port.accounts().for_each(|account| look(on, HolderKind::Mailboxes, Held::by(account)));
             }
         }
-        for (worker, space) in running.spaces.iter().enumerate() {
-            let (held_bytes, floor_bytes) = space.workspace();
-            found.push((
-                worker,
-                MemoryHolder {
-                    job: core.id,
-                    kind: HolderKind::SpillBuffers,
-                    name: "spill buffers".into(),
-                    held_bytes,
-                    charged_bytes: held_bytes.max(floor_bytes),
-                    peak_bytes: held_bytes,
-                },
-            ));
+        for (on, space) in running.spaces.iter().enumerate() {
+            let (bytes, floor_bytes) = space.workspace();
+            let held = Held { name: "spill buffers", bytes, floor_bytes, peak_bytes: bytes };
+            look(on, HolderKind::SpillBuffers, held);
         }
-        found
     });
-    found.unwrap_or_default()
 }
 
 impl WorkerMemory {

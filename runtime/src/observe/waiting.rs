@@ -48,8 +48,7 @@ pub(super) fn of(id: u64, pools: &[MemoryPool], jobs: &[Arc<JobCore>]) -> Option
     let behind: Vec<u64> = jobs.iter().filter(waiting).map(|job| job.id).take_while(|other| *other != id).collect();
     let mut by_job: BTreeMap<u64, usize> = BTreeMap::new();
     for job in jobs.iter().filter(|job| !waiting(job)) {
-        let held = memory::of_job(job).into_iter().filter(|(on, _)| *on == worker);
-        let bytes: usize = held.map(|(_, holder)| holder.charged_bytes).sum();
+        let bytes = memory::charged(job, worker);
         // One that is about to start has taken its floors.
         by_job.insert(job.id, if bytes > 0 { bytes } else { job.plan.floor_bytes()[worker] });
     }
