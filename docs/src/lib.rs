@@ -9,6 +9,7 @@
 //! 7. [`how_a_graph_runs`]: plan, stages, tasks, ports, wake-ups, order, hazards
 //! 8. [`sql`]: queries, Parquet, the command line
 //! 9. [`bounds`]: what each operator holds, what it spills, its floor
+//! 10. [`dashboard`]: the page, whose fault it is that a job is slow, `explain analyze`, Prometheus
 //!
 //! The chapters are the files beside this one, and can be read there as well.
 
@@ -30,6 +31,8 @@ pub mod how_a_graph_runs {}
 pub mod sql {}
 #[doc = include_str!("bounds.md")]
 pub mod bounds {}
+#[doc = include_str!("dashboard.md")]
+pub mod dashboard {}
 
 /// The program in the README compiles too.
 #[cfg(doctest)]

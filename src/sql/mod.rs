@@ -43,7 +43,7 @@ impl LocalCluster {
     /// `nulls first` or `nulls last`. A number with a point is a decimal.
     ///
     /// `explain`, `describe`, `values`, `create view` and `drop view`, and `copy (…) to 'file.csv'` work, too. Those that
-    /// change something do so at once. Of several statements, divided by `;`, all but the last must be of that kind.
+    /// change something do so at once, and `explain analyze` runs its query at once. Of several statements, divided by `;`, all but the last must be of that kind.
     ///
     /// ```
     /// # use aqueduct::prelude::*;
