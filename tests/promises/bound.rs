@@ -289,7 +289,6 @@ mod heavy {
     }
 
     #[test]
-    #[ignore = "a sorter that merges keeps more than its floor, and a group's values that are read back come on top"]
     fn medians_of_many_groups_of_large_batches_keep_to_small_limits() {
         medians_of_large_batches(1000);
     }

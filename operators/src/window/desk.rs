@@ -105,10 +105,10 @@ impl Desk {
         }
     }
 
-    /// Whether the headroom is full and `beside` more bytes are free.
-    pub(super) fn try_refill(&mut self, beside: usize) -> bool {
+    /// Whether the headroom is full.
+    pub(super) fn try_refill(&mut self) -> bool {
         let full = self.headroom.bytes() >= self.full_bytes || self.headroom.try_set(self.full_bytes);
-        let free = full && self.account.room() >= beside + self.wanted_bytes + self.owed_bytes;
+        let free = full && self.account.room() >= self.wanted_bytes + self.owed_bytes;
         if free {
             (self.wanted_bytes, self.owed_bytes) = (0, 0);
         }
@@ -116,16 +116,15 @@ impl Desk {
     }
 
     /// Goes on with less than a full headroom: what is missing is in the batches that cursors are in, and there is
-    /// nothing left to spill. `beside` bytes are left to the sorter.
+    /// nothing left to spill.
     ///
     /// # Errors
     ///
     /// If states that cannot be spilled have taken it all.
-    pub(super) fn make_do(&mut self, beside: usize) -> Result<()> {
+    pub(super) fn make_do(&mut self) -> Result<()> {
         let missing = self.full_bytes.saturating_sub(self.headroom.bytes());
         let room = self.account.room();
-        let surplus = (self.headroom.bytes() + room).saturating_sub(beside);
-        let most = surplus.min(self.full_bytes);
+        let most = (self.headroom.bytes() + room).min(self.full_bytes);
         if most > self.headroom.bytes() {
             // If others were quicker, it is asked for again at the next turn.
             let _ = self.headroom.try_set(most);

@@ -88,8 +88,6 @@ pub(super) struct Instance {
     desk: Desk,
     phase: Phase,
     sorter: Option<ExternalSorter>,
-    /// Bytes that the sorter wants to be free before it goes on.
-    sorter_bytes: usize,
     /// A batch that has come where nothing is sorted.
     coming: Option<RecordBatch>,
     boundaries: Boundaries,
@@ -120,9 +118,9 @@ impl Instance {
         desk.rows = Shared::rows(context.batch_bytes, desk.rows);
         let by = shared.sort_columns();
         let sorter = (!by.is_empty()).then(|| {
-            let (account, spill) = (&desk.account, &desk.spill);
+            let account = desk.account.part(ExternalSorter::min_memory(context.batch_bytes));
             let schema = Arc::clone(&shared.sorted);
-            ExternalSorter::new(account, spill, schema, &by, desk.rows, context.batch_bytes)
+            ExternalSorter::new(&account, &desk.spill, schema, &by, desk.rows, context.batch_bytes)
         });
         let mut fields = shared.input.fields().to_vec();
         fields.push(Arc::new(Field::new("peers", DataType::Boolean, false)));
@@ -133,8 +131,6 @@ impl Instance {
         Ok(Self {
             phase: if sorter.is_some() { Phase::Filling } else { Phase::Streaming },
             sorter: sorter.transpose()?,
-            // Frames that are read to their end, and the batch that it makes.
-            sorter_bytes: desk.account.floor() / 7 + 2 * context.batch_bytes,
             coming: None,
             boundaries: Boundaries::new(shared.partition_by.clone(), order),
             columns,
@@ -214,22 +210,21 @@ impl Instance {
 
     /// Makes sure that a piece of work finds its memory; `false` if that is still to go on.
     fn refill(&mut self) -> Result<bool> {
-        let beside = if self.sorter.is_some() { self.sorter_bytes } else { 0 };
-        if self.desk.try_refill(beside) {
+        if self.desk.try_refill() {
             return Ok(true);
         }
         if self.make_room(SPILL_BYTES / 4)? {
             // Much of it may be done at once: only the disk is waited for.
-            return Ok(self.desk.spill.backlog().is_none() && self.desk.try_refill(beside));
+            return Ok(self.desk.spill.backlog().is_none() && self.desk.try_refill());
         }
-        self.desk.make_do(beside)?;
+        self.desk.make_do()?;
         Ok(true)
     }
 
     /// Writes up to `bytes` of what waits; whether there was anything.
     fn make_room(&mut self, bytes: usize) -> Result<bool> {
-        let held = self.desk.account.held();
-        let freed = |desk: &Desk| held.saturating_sub(desk.account.held()) >= bytes;
+        let held = self.desk.account.held_in_all();
+        let freed = |desk: &Desk| held.saturating_sub(desk.account.held_in_all()) >= bytes;
         let mut any = self.rows.spill(bytes, &self.desk)?;
         for column in &mut self.columns {
             if freed(&self.desk) {
@@ -425,10 +420,10 @@ impl Operator for Instance {
     }
 
     fn spill(&mut self, bytes: usize) -> Result<usize> {
-        let held = self.desk.account.held();
+        let held = self.desk.account.held_in_all();
         let bytes = bytes.min(SPILL_BYTES);
         while self.make_room(bytes)? {
-            let freed = held.saturating_sub(self.desk.account.held());
+            let freed = held.saturating_sub(self.desk.account.held_in_all());
             if freed > 0 {
                 return Ok(freed);
             }

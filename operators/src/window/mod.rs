@@ -157,9 +157,7 @@ impl OperatorSpec for Window {
     }
 
     fn min_memory(&self, batch_bytes: usize) -> usize {
-        let headroom = self.shared.headroom_bytes(batch_bytes);
-        // The sorter cuts its frames by the whole floor: to merge two of them it needs a third of that.
-        headroom + ExternalSorter::min_memory(batch_bytes).max(6 * headroom / 10 + 4 * batch_bytes)
+        self.shared.headroom_bytes(batch_bytes) + ExternalSorter::min_memory(batch_bytes)
     }
 
     fn detail(&self) -> String {

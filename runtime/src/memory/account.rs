@@ -18,10 +18,11 @@ pub struct Account(Arc<AccountInner>);
 struct AccountInner {
     pool: MemoryPool,
     name: String,
-    floor: usize,
+    floor: AtomicUsize,
     held: AtomicUsize,
     peak: AtomicUsize,
     admission: Option<Arc<Admission>>,
+    parts: Mutex<Vec<Account>>,
 }
 
 impl Account {
@@ -29,11 +30,26 @@ impl Account {
         Self(Arc::new(AccountInner {
             pool: pool.clone(),
             name,
-            floor,
+            floor: floor.into(),
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             admission,
+            parts: Mutex::default(),
         }))
+    }
+
+    /// An account of `floor_bytes` of this one's floor, or of what is left of it. What is given back there is for
+    /// nobody else here: two holders that each rely on bytes of a floor need a part each.
+    ///
+    /// To be called before anything is held here.
+    #[must_use]
+    pub fn part(&self, floor_bytes: usize) -> Account {
+        debug_assert_eq!(self.held(), 0);
+        let floor = floor_bytes.min(self.floor());
+        self.0.floor.fetch_sub(floor, SeqCst);
+        let part = Self::new(self.pool(), self.0.name.clone(), floor, self.0.admission.clone());
+        self.0.parts.lock().push(part.clone());
+        part
     }
 
     /// Who holds.
@@ -41,24 +57,34 @@ impl Account {
         &self.0.name
     }
 
-    /// Bytes held now.
+    /// Bytes held now, those of its parts left out.
     pub fn held(&self) -> usize {
         self.0.held.load(SeqCst)
     }
 
-    /// Most bytes held so far.
+    /// Bytes held now, here and in its parts.
+    pub fn held_in_all(&self) -> usize {
+        self.held() + self.0.parts.lock().iter().map(Account::held).sum::<usize>()
+    }
+
+    /// Most bytes held so far, here and in its parts, which need not have been at the same time.
     pub fn peak(&self) -> usize {
-        self.0.peak.load(Relaxed)
+        self.0.peak.load(Relaxed) + self.0.parts.lock().iter().map(Account::peak).sum::<usize>()
     }
 
-    /// Bytes that this account may always hold.
+    /// Bytes that this account may always hold, those of its parts left out.
     pub fn floor(&self) -> usize {
-        self.0.floor
+        self.0.floor.load(SeqCst)
     }
 
-    /// Bytes held beyond the floor.
+    /// Bytes held beyond the floor, here and in its parts.
     pub fn excess(&self) -> usize {
-        self.held().saturating_sub(self.floor())
+        self.beyond(self.held()) + self.0.parts.lock().iter().map(Account::excess).sum::<usize>()
+    }
+
+    /// Bytes charged, here and in its parts: what is held, or the floor where that is more.
+    pub fn charged(&self) -> usize {
+        self.held().max(self.floor()) + self.0.parts.lock().iter().map(Account::charged).sum::<usize>()
     }
 
     /// The worker's pool.
@@ -167,7 +193,7 @@ impl Account {
     }
 
     fn beyond(&self, held: usize) -> usize {
-        held.saturating_sub(self.0.floor)
+        held.saturating_sub(self.floor())
     }
 }
 
@@ -175,7 +201,7 @@ impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account")
             .field("name", &self.0.name)
-            .field("floor", &self.0.floor)
+            .field("floor", &self.floor())
             .field("held", &self.held())
             .finish()
     }

@@ -31,6 +31,29 @@ fn an_account_always_grows_to_its_floor_and_then_floats() {
 }
 
 #[test]
+fn a_part_of_an_account_keeps_its_floor_whatever_the_others_hold() {
+    let pool = MemoryPool::new(1000);
+    let admission = pool.admit(400).expect("fits");
+    let whole = admission.account("state", 400);
+    let part = whole.part(150);
+    assert_eq!((whole.floor(), part.floor(), pool.charged()), (250, 150, 400));
+    let rest = whole.try_reserve(850).expect("its floor and all that floats");
+    assert!(whole.try_reserve(1).is_none());
+    let own = part.try_reserve(150).expect("its own floor");
+    assert!(part.try_reserve(1).is_none());
+    assert_eq!((whole.held_in_all(), whole.excess(), pool.charged()), (1000, 600, 1000));
+    drop(own);
+    // What is given back is for nobody else.
+    assert!(whole.try_reserve(1).is_none());
+    drop(rest);
+    let beyond = part.try_reserve(350).expect("what floats");
+    assert_eq!((whole.excess(), whole.peak(), pool.charged()), (200, 850 + 350, 600));
+    drop(beyond);
+    assert_eq!((pool.charged(), pool.overruns()), (400, 0));
+    assert_eq!(whole.part(1000).floor(), 250);
+}
+
+#[test]
 fn floors_that_do_not_fit_are_refused_whole() {
     let pool = MemoryPool::new(1000);
     let first = pool.admit(600).expect("fits");

@@ -24,7 +24,7 @@ impl JobMetrics {
             self.tasks.push(snapshot);
         }
         for (node, accounts) in self.nodes.iter_mut().zip(&running.accounts) {
-            node.state_bytes = accounts.iter().map(Account::held).sum();
+            node.state_bytes = accounts.iter().map(Account::held_in_all).sum();
             node.peak_state_bytes = accounts.iter().map(Account::peak).sum();
         }
         for (edge, (counters, ports)) in self.edges.iter_mut().zip(&running.edges) {
@@ -59,7 +59,7 @@ impl TaskMetrics {
                 busy: time(&counters.busy_ns),
                 outside: time(&counters.outside_ns),
                 disk: time(&counters.disk_ns),
-                state_bytes: account.map_or(0, Account::held),
+                state_bytes: account.map_or(0, Account::held_in_all),
                 spilled_bytes: counters.spilled_bytes.load(Relaxed),
             }
         });

@@ -89,7 +89,7 @@ fn of_job(core: &JobCore) -> Vec<(usize, MemoryHolder)> {
                 kind,
                 name: held.name.to_string(),
                 held_bytes: held.bytes,
-                charged_bytes: held.charged(),
+                charged_bytes: held.charged_bytes,
                 peak_bytes: held.peak_bytes,
             },
         ));
@@ -100,7 +100,7 @@ fn of_job(core: &JobCore) -> Vec<(usize, MemoryHolder)> {
 /// Bytes charged for a job on one worker.
 pub(super) fn charged(core: &JobCore, on: usize) -> usize {
     let mut bytes = 0;
-    each(core, |worker, _, held| bytes += if worker == on { held.charged() } else { 0 });
+    each(core, |worker, _, held| bytes += if worker == on { held.charged_bytes } else { 0 });
     bytes
 }
 
@@ -108,17 +108,14 @@ pub(super) fn charged(core: &JobCore, on: usize) -> usize {
 struct Held<'a> {
     name: &'a str,
     bytes: usize,
-    floor_bytes: usize,
+    charged_bytes: usize,
     peak_bytes: usize,
 }
 
 impl<'a> Held<'a> {
     fn by(account: &'a Account) -> Self {
-        Self { name: account.name(), bytes: account.held(), floor_bytes: account.floor(), peak_bytes: account.peak() }
-    }
-
-    fn charged(&self) -> usize {
-        self.bytes.max(self.floor_bytes)
+        let (bytes, charged_bytes) = (account.held_in_all(), account.charged());
+        Self { name: account.name(), bytes, charged_bytes, peak_bytes: account.peak() }
     }
 }
 
@@ -146,7 +143,8 @@ fn each(core: &JobCore, mut look: impl FnMut(usize, HolderKind, Held<'_>)) {
         }
         for (on, space) in running.spaces.iter().enumerate() {
             let (bytes, floor_bytes) = space.workspace();
-            let held = Held { name: "spill buffers", bytes, floor_bytes, peak_bytes: bytes };
+            let charged_bytes = bytes.max(floor_bytes);
+            let held = Held { name: "spill buffers", bytes, charged_bytes, peak_bytes: bytes };
             look(on, HolderKind::SpillBuffers, held);
         }
     });

@@ -42,7 +42,7 @@ const PIECE_BYTES: usize = 4 << 20;
 /// What reading from a container has.
 #[derive(Debug)]
 pub enum Next {
-    /// The next batch, claimed to the operator's account.
+    /// The next batch, which counts in the operator's account until the next one is asked for.
     Batch(RecordBatch),
     /// The disk is waited for, or a long computation was cut: return `Step::Blocked` and call again.
     Blocked(Ticket),
@@ -79,13 +79,15 @@ impl OperatorContext {
         SpillingMap::new(&self.memory, &self.spill, keys, self.batch_rows)
     }
 
-    /// A sorter of batches with `schema` by `columns`, the first one first.
+    /// A sorter of batches with `schema` by `columns`, the first one first, with [`ExternalSorter::min_memory`] of this
+    /// operator's floor for itself.
     ///
     /// # Errors
     ///
     /// If a column is not there or has a type that cannot be compared.
     pub fn sorter(&self, schema: SchemaRef, columns: &[SortColumn]) -> Result<ExternalSorter> {
-        ExternalSorter::new(&self.memory, &self.spill, schema, columns, self.batch_rows, self.batch_bytes)
+        let account = self.memory.part(ExternalSorter::min_memory(self.batch_bytes));
+        ExternalSorter::new(&account, &self.spill, schema, columns, self.batch_rows, self.batch_bytes)
     }
 }
 

@@ -308,6 +308,42 @@ fn a_sorter_that_is_short_of_memory_in_the_middle_of_its_output_loses_nothing() 
     assert_same("short", &output, &sorted_by_arrow(&whole, &columns));
 }
 
+#[test]
+fn a_sorter_that_merges_gives_back_all_that_floats_and_goes_on_within_its_floor() {
+    let floor = ExternalSorter::min_memory(BATCH_BYTES);
+    let input = input(3 << 20, 1000, 4, false);
+    let schema = input[0].schema();
+    let whole = concat_batches(&schema, &input).expect("one schema");
+    for columns in [&sort_columns()[..], &sort_columns()[..1]] {
+        let expected = sorted_by_arrow(&whole, columns);
+        for (first, every) in [(1, 50), (3, 1000), (40, 3)] {
+            let setup = setup(2 << 20, floor);
+            let mut sorter =
+                ExternalSorter::new(&setup.account, &setup.space, Arc::clone(&schema), columns, 1000, BATCH_BYTES)
+                    .expect("sortable");
+            for batch in &input {
+                sorter.push(copied(batch)).expect("pushed");
+                setup.after_step();
+            }
+            let (mut calls, mut most) = (0, 0);
+            let output = read(&setup, || {
+                let next = sorter.next()?;
+                calls += 1;
+                if calls >= first && (calls - first) % every == 0 {
+                    most = most.max(setup.account.excess());
+                    while sorter.spill(1 << 20)? > 0 {}
+                    assert_eq!(setup.account.excess(), 0);
+                }
+                Ok(next)
+            });
+            assert!(most > 0, "it had nothing to give back");
+            assert_same("asked", &output, &expected);
+            drop((sorter, output));
+            setup.ends_clean();
+        }
+    }
+}
+
 /// All places of a key in the input, in order.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Places {

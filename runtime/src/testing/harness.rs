@@ -162,7 +162,7 @@ fn io() -> Io {
 /// Feeds `inputs`, one list of batches for each port, to `operator` and returns what it emitted at output 0.
 ///
 /// Ports that are ready are read in turn. Everything is called as a task would: `ready` before every read, `resume` after
-/// [`Step::MoreOutput`] and after waiting for a ticket, `finish` once for each port, nothing after [`Step::Done`].
+/// [`Step::MoreOutput`] and after waiting for a ticket, `spill` where it waits for memory, `finish` once for each port, nothing after [`Step::Done`].
 ///
 /// # Errors
 ///
@@ -229,7 +229,14 @@ fn settle(
             Step::NeedInput => return Ok(false),
             Step::Done => return Ok(true),
             Step::MoreOutput => {}
-            Step::Blocked(ticket) => ticket.wait(),
+            Step::Blocked(ticket) => match ticket.memory_bytes() {
+                None => ticket.wait(),
+                // There is no other task: what there is to be had is the operator's own.
+                Some(bytes) if operator.spill(bytes)? > 0 => {}
+                Some(bytes) => {
+                    return Err(OperatorError::new(format!("it waits for {bytes} bytes, which nobody can give back")));
+                }
+            },
         }
         step = operator.resume(out)?;
     }

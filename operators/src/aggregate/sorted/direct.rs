@@ -75,15 +75,12 @@ impl Direct {
         }
         let batch = compact(batch);
         let needed = batch.get_array_memory_size() + size_of::<RecordBatch>();
-        let Some(estimate) = self.memory.try_reserve(needed) else {
+        let Some(mut estimate) = self.memory.try_reserve(needed) else {
             self.close();
             return Some(batch);
         };
-        drop(estimate);
-        let held = self.memory.held();
-        self.memory.claim(&batch);
-        let claimed = self.memory.held().saturating_sub(held);
-        self.overhead.set(self.overhead.bytes() + needed.saturating_sub(claimed));
+        self.memory.claim_from(&batch, &mut estimate);
+        self.overhead.absorb(estimate);
         self.rows.push(batch);
         None
     }

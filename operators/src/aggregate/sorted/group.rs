@@ -1,9 +1,10 @@
 //! The group that is being read: accumulators, and the values of which some are picked by their rank.
 //!
 //! Values of a group that ends in the batch it began in are picked from there. Those of others are kept, on disk
-//! if need be, because how many there are is known only at the end.
+//! if need be, because how many there are is known only at the end. Rows that become a list are kept, too: at the end
+//! of the group its size is known, and paid for at once, so that nobody waits with half a list in its hands.
 
-use aqueduct_runtime::batch::array_bytes;
+use aqueduct_runtime::batch::{array_bytes, copied};
 use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::spill::SpillSpace;
@@ -28,11 +29,15 @@ const WEIGHTS: f64 = 1_000_000.0;
 #[derive(Clone)]
 pub(super) struct Home {
     pub(super) memory: Account,
+    /// Where values that are kept count, with a floor of its own.
+    pub(super) reading: Account,
     pub(super) spill: SpillSpace,
     /// The argument alone.
     pub(super) schema: SchemaRef,
-    /// Bytes of the account that a group's values leave to the sort.
-    pub(super) spare_bytes: usize,
+    /// Rows of the lane.
+    pub(super) rows: SchemaRef,
+    /// Bytes of values that are written and read together.
+    pub(super) piece_bytes: usize,
 }
 
 /// One group on its way through the rows of a lane.
@@ -46,20 +51,26 @@ pub(super) struct Group {
     last: Option<ArrayRef>,
     /// Whether a null was given to functions of distinct values that take one.
     null_seen: bool,
-    /// Whether a result has turned out too large: what it would need is still found out.
-    given_up: bool,
-    held: Reservation,
+    /// Rows that wait for the end of the group, if lists are made of them.
+    kept: Option<SpillingVec>,
+    /// For lists, and for what else has grown.
+    paid: Reservation,
+    grown: Reservation,
 }
 
 struct Accumulating {
-    /// None if its result is too large.
-    accumulator: Option<Box<dyn Accumulator>>,
-    /// Bytes for each hundred of a state that may grow without end, its result included; none if it does not.
-    growth: Option<usize>,
-    /// What the accumulator said when last asked, and what it was given since and in all.
-    measured: usize,
-    since: usize,
-    given: usize,
+    accumulator: Box<dyn Accumulator>,
+    growth: Growth,
+}
+
+/// How the state of an accumulator grows.
+enum Growth {
+    /// A few numbers.
+    None,
+    /// A list of all that it is given: `percent` bytes for each hundred of those, the result included.
+    Listed { percent: usize, given: usize },
+    /// By its own account, at the last look, and what it was given since.
+    Said { percent: usize, said: usize, since: usize },
 }
 
 #[derive(Default)]
@@ -81,16 +92,18 @@ impl Group {
             Way::Accumulate { expression, .. } => {
                 let described = &aggregate.functions()[function.index];
                 let growth = match function {
-                    // A text doubles as it grows, and its result is a copy. A list is of slices, which are claimed.
-                    LaneFunction { lists: true, .. } if described.expression.fun().name() == "string_agg" => Some(300),
-                    LaneFunction { lists: true, .. } => Some(150),
-                    LaneFunction { distinct: false, .. } if described.grows() => {
-                        Some(2 * described.unsaid_size().percent)
+                    // A text doubles as it grows, and its result is a copy. A list is of slices, and its result is one, too.
+                    LaneFunction { lists: true, .. } if described.expression.fun().name() == "string_agg" => {
+                        Growth::Listed { percent: 300, given: 0 }
                     }
-                    _ => None,
+                    LaneFunction { lists: true, .. } => Growth::Listed { percent: 220, given: 0 },
+                    LaneFunction { distinct: false, .. } if described.grows() => {
+                        Growth::Said { percent: 2 * described.unsaid_size().percent, said: 0, since: 0 }
+                    }
+                    _ => Growth::None,
                 };
                 let accumulator = expression.create_accumulator().map_err(failed)?;
-                Ok(Some(Accumulating { accumulator: Some(accumulator), growth, measured: 0, since: 0, given: 0 }))
+                Ok(Some(Accumulating { accumulator, growth }))
             }
             Way::Median(_) | Way::Percentile(_) => Ok(None),
         });
@@ -100,17 +113,95 @@ impl Group {
             dedupes: lane.functions.iter().any(|function| function.distinct),
             last: None,
             null_seen: false,
-            given_up: false,
-            held: home.memory.reservation(),
+            kept: None,
+            paid: home.memory.reservation(),
+            grown: home.memory.reservation(),
             home: home.clone(),
         })
     }
 
-    /// Takes in rows of the group; `open` says that more may follow. `keys` columns come before the argument.
-    pub(super) fn feed(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize, open: bool) -> Result<()> {
+    /// Takes in rows of the group, or keeps them for its end; `open` says that more may follow. `keys` columns come
+    /// before the argument.
+    pub(super) fn take_in(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize, open: bool) -> Result<()> {
+        let lists = self.accumulators.iter().flatten().any(|one| matches!(one.growth, Growth::Listed { .. }));
+        if lists && (open || self.kept.is_some()) {
+            self.keep(lane, rows, keys)
+        } else {
+            self.feed(lane, rows, keys, open)
+        }
+    }
+
+    fn keep(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize) -> Result<()> {
+        let distinct = if self.dedupes { Some(self.unseen(&lane.values(rows, keys))?) } else { None };
+        for (function, accumulating) in lane.functions.iter().zip(&mut self.accumulators) {
+            let (Way::Accumulate { arguments, mask, .. }, Some(accumulating)) = (&function.way, accumulating) else {
+                continue;
+            };
+            let Growth::Listed { given, .. } = &mut accumulating.growth else { continue };
+            *given += match (&distinct, mask) {
+                (Some(distinct), _) if function.distinct => array_bytes(distinct),
+                (_, mask) => {
+                    let bytes = arguments.iter().map(|argument| match argument {
+                        Argument::Column(column) => array_bytes(rows.column(*column)),
+                        Argument::Constant(value) => value.size(),
+                    });
+                    let counted = mask.map_or(rows.num_rows(), |mask| rows.column(mask).as_boolean().true_count());
+                    bytes.sum::<usize>() * counted / rows.num_rows().max(1)
+                }
+            };
+        }
+        let home = &self.home;
+        self.kept.get_or_insert_with(|| home.vec(&home.rows)).push(rows.clone())
+    }
+
+    /// Bytes that are still missing for the lists of a group that has ended.
+    ///
+    /// # Errors
+    ///
+    /// If they are more than are ever to be had.
+    pub(super) fn pay(&mut self) -> Result<Option<usize>> {
+        let lists = || self.accumulators.iter().flatten();
+        let needed = lists().map(Accumulating::listed_bytes).sum::<usize>();
+        if needed <= self.paid.bytes() || self.paid.try_set(needed) {
+            return Ok(None);
+        }
+        let missing = needed - self.paid.bytes();
+        let memory = &self.home.memory;
+        if memory.held() + missing <= memory.most() {
+            return Ok(Some(missing));
+        }
+        // What was given and what is made of it, each once more on its way on.
+        let needed = 4 * lists().map(Accumulating::given_bytes).sum::<usize>();
+        let available = memory.most();
+        // The copies of the value are counted. A plan leaves half of a limit to float, and its floors grow with it.
+        let floors = memory.pool().limit().saturating_sub(available);
+        Err(OperatorError::RowTooLarge {
+            needed_bytes: needed,
+            available_bytes: available.min(needed.saturating_sub(1)),
+            sufficient_limit_bytes: (memory.pool().limit() / 4 * 5).max(2 * (needed + floors) + needed / 2),
+        })
+    }
+
+    /// Whether rows were kept for its end.
+    pub(super) fn keeps(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// The rows that were kept, to be fed once they are paid for.
+    pub(super) fn take_kept(&mut self) -> Option<SpillingVecReader> {
+        self.last = None;
+        self.kept.take().map(SpillingVec::drain)
+    }
+
+    /// Takes in rows that were kept. What lists hold on to must not pin the rest.
+    pub(super) fn feed_kept(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize) -> Result<()> {
+        self.feed(lane, &copied(rows), keys, true)
+    }
+
+    fn feed(&mut self, lane: &Lane, rows: &RecordBatch, keys: usize, open: bool) -> Result<()> {
         let argument = rows.column(keys);
         let nulls = argument.logical_null_count();
-        let values = argument.slice(if lane.nulls_first() { nulls } else { 0 }, argument.len() - nulls);
+        let values = lane.values(rows, keys);
         let distinct = if self.dedupes { self.unseen(&values)? } else { values.slice(0, 0) };
         let null = if nulls > 0 && !std::mem::replace(&mut self.null_seen, true) {
             Some(new_null_array(argument.data_type(), 1))
@@ -163,62 +254,24 @@ impl Group {
         Ok(filter(values, &BooleanArray::new(mask, None))?)
     }
 
-    /// Pays for accumulators that hold on to what they are given, and leaves the sort its room. What is missing, if
-    /// that is not to be had.
+    /// Pays for states that have grown. What is missing, if that is not to be had.
     pub(super) fn settle(&mut self) -> Option<usize> {
-        let needed = self.accumulators.iter().flatten().map(Accumulating::bytes).sum();
-        if needed == 0 || self.given_up {
-            return None;
-        }
-        if needed > self.held.bytes() && !self.held.try_set(needed) {
-            return Some(needed - self.held.bytes());
-        }
-        let room = self.home.memory.room();
-        (room < self.home.spare_bytes).then(|| self.home.spare_bytes - room)
-    }
-
-    /// Lets go of results that are too large. The rest of the group is only measured.
-    pub(super) fn give_up(&mut self) {
-        self.given_up = true;
-        for one in self.accumulators.iter_mut().flatten().filter(|one| one.growth.is_some()) {
-            one.accumulator = None;
-        }
-        self.held.shrink(usize::MAX);
-    }
-
-    /// The error of results that were too large.
-    fn too_large(&self) -> OperatorError {
-        let growing = self.accumulators.iter().flatten().filter(|one| one.growth.is_some());
-        // What was given and what is made of it, each once more on its way on.
-        let needed = growing.map(|one| 4 * one.given.max(one.measured)).sum::<usize>();
-        let (memory, needed) = (&self.home.memory, needed + self.home.spare_bytes);
-        let available = memory.most();
-        // The copies of the value are counted. A plan leaves half of a limit to float, and its floors grow with it.
-        let floors = memory.pool().limit().saturating_sub(available);
-        OperatorError::RowTooLarge {
-            needed_bytes: needed,
-            available_bytes: available.min(needed.saturating_sub(1)),
-            sufficient_limit_bytes: (memory.pool().limit() / 4 * 5).max(2 * (needed + floors) + needed / 2),
-        }
+        let needed = self.accumulators.iter().flatten().map(Accumulating::said_bytes).sum();
+        let refused = needed > self.grown.bytes() && !self.grown.try_set(needed);
+        refused.then(|| needed - self.grown.bytes())
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
         let mut freed = 0;
-        for values in self.values.iter_mut().flatten().filter_map(|values| values.elsewhere.as_mut()) {
-            freed += values.spill(bytes)?;
+        let values = self.values.iter_mut().flatten().filter_map(|values| values.elsewhere.as_mut());
+        for kept in values.chain(&mut self.kept) {
+            freed += kept.spill(bytes)?;
         }
         Ok(freed)
     }
 
     /// Ends the group: what is still to be picked, after which [`Picking::results`] has its results.
-    ///
-    /// # Errors
-    ///
-    /// If a result was given up.
     pub(super) fn end(mut self, lane: &Lane, data_type: &DataType) -> Result<Picking> {
-        if self.given_up {
-            return Err(self.too_large());
-        }
         let picks = std::mem::take(&mut self.values).into_iter().enumerate().map(|(distinct, values)| {
             let values = values.unwrap_or_default();
             let functions = lane.functions.iter().filter(|function| function.distinct == (distinct == 1));
@@ -240,25 +293,36 @@ impl Group {
 
 impl Accumulating {
     fn update(&mut self, arguments: &[ArrayRef]) -> Result<()> {
-        if let Some(accumulator) = &mut self.accumulator {
-            accumulator.update_batch(arguments).map_err(failed)?;
-        }
-        if self.growth.is_some() {
-            let bytes = arguments.iter().map(array_bytes).sum::<usize>();
-            (self.since, self.given) = (self.since + bytes, self.given + bytes);
-            if self.since > self.measured / 2
-                && let Some(accumulator) = &self.accumulator
-            {
+        self.accumulator.update_batch(arguments).map_err(failed)?;
+        if let Growth::Said { said, since, .. } = &mut self.growth {
+            *since += arguments.iter().map(array_bytes).sum::<usize>();
+            if *since > *said / 2 {
                 // May take time proportional to the state.
-                (self.measured, self.since) = (accumulator.size(), 0);
+                (*said, *since) = (self.accumulator.size(), 0);
             }
         }
         Ok(())
     }
 
-    /// Its state, and the result once more beside it.
-    fn bytes(&self) -> usize {
-        self.growth.map_or(0, |percent| (self.measured + self.since).max(self.given) * percent / 100)
+    /// Bytes of values that a list is made of.
+    fn given_bytes(&self) -> usize {
+        if let Growth::Listed { given, .. } = self.growth { given } else { 0 }
+    }
+
+    /// Bytes of a list, and of the result beside it.
+    fn listed_bytes(&self) -> usize {
+        if let Growth::Listed { percent, given } = self.growth { given * percent / 100 } else { 0 }
+    }
+
+    /// Bytes of a state that is not a list, and of the result beside it.
+    fn said_bytes(&self) -> usize {
+        if let Growth::Said { percent, said, since } = self.growth { (said + since) * percent / 100 } else { 0 }
+    }
+}
+
+impl Home {
+    fn vec(&self, schema: &SchemaRef) -> SpillingVec {
+        SpillingVec::new(&self.reading, &self.spill, SchemaRef::clone(schema)).with_piece_bytes(self.piece_bytes)
     }
 }
 
@@ -269,11 +333,9 @@ impl Values {
             self.here = Some(piece);
             return Ok(());
         }
-        let create = || SpillingVec::new(&home.memory, &home.spill, SchemaRef::clone(&home.schema));
-        let elsewhere = self.elsewhere.get_or_insert_with(create);
+        let elsewhere = self.elsewhere.get_or_insert_with(|| home.vec(&home.schema));
         if !piece.is_empty() {
             elsewhere.push(RecordBatch::try_new(SchemaRef::clone(&home.schema), vec![piece])?)?;
-            while home.memory.room() < home.spare_bytes && elsewhere.spill(home.spare_bytes)? > 0 {}
         }
         Ok(())
     }
@@ -355,7 +417,10 @@ impl Picks {
 impl Picking {
     /// What the accumulators hold, for their results.
     pub(super) fn take_held(&mut self) -> Reservation {
-        std::mem::replace(&mut self.group.held, self.group.home.memory.reservation())
+        let none = || self.group.home.memory.reservation();
+        let mut held = std::mem::replace(&mut self.group.paid, none());
+        held.absorb(std::mem::replace(&mut self.group.grown, none()));
+        held
     }
 
     /// Whether values are still to be read from where they were kept.
@@ -387,9 +452,7 @@ impl Picking {
         let results = functions.map(|(function, accumulating)| {
             let picks = &self.picks[usize::from(function.distinct)];
             match (&function.way, accumulating) {
-                (Way::Accumulate { .. }, Some(Accumulating { accumulator: Some(accumulator), .. })) => {
-                    accumulator.evaluate().map_err(failed)
-                }
+                (Way::Accumulate { .. }, Some(accumulating)) => accumulating.accumulator.evaluate().map_err(failed),
                 (Way::Accumulate { expression, .. } | Way::Median(expression), _) => {
                     let mut accumulator = expression.create_accumulator().map_err(failed)?;
                     let middle = ranks(&function.way, picks.rows);

@@ -7,7 +7,7 @@ use aqueduct_runtime::Result;
 use aqueduct_runtime::batch::{array_bytes, batch_bytes};
 use aqueduct_runtime::io::Ticket;
 use aqueduct_runtime::memory::Reservation;
-use aqueduct_runtime::state::{ExternalSorter, Next};
+use aqueduct_runtime::state::{ExternalSorter, Next, SpillingVecReader};
 use arrow::array::{Array, ArrayRef, DynComparator, UInt32Array, make_comparator};
 use arrow::compute::{SortOptions, cast, concat, take};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -22,9 +22,6 @@ use crate::expression::failed;
 
 /// Results that are kept as single values before they become an array.
 const SINGLE_VALUES: usize = 256;
-
-/// How often others are asked for memory, at a step each, before a result is too large.
-const ATTEMPTS: usize = 200;
 
 /// What a lane answers.
 pub(super) enum LaneStep {
@@ -46,18 +43,21 @@ pub(super) struct Reader {
     /// Sorted rows that wait until the group before them is done with.
     pending: Option<RecordBatch>,
     group: Option<Group>,
-    picking: Option<Picking>,
+    /// The group that has ended last, until its results are there.
+    ending: Option<Ending>,
     /// The keys of the row before.
     last_key: Vec<ArrayRef>,
     output: Output,
-    /// Memory for reading a group's values back, given back while they are read.
-    read_ahead: Reservation,
-    read_bytes: usize,
-    /// Bytes that the group is short of.
-    short: Option<usize>,
-    /// How often they were asked for.
-    attempts: usize,
     ended: bool,
+}
+
+/// How far a group is that has ended.
+enum Ending {
+    /// Its lists are to be paid for.
+    Paying(Group),
+    /// Rows that were kept become lists.
+    Feeding(Group, SpillingVecReader),
+    Picking(Picking),
 }
 
 /// Groups that are done with, and the keys of one that is not, perhaps.
@@ -84,7 +84,6 @@ impl Reader {
         sorter: ExternalSorter,
         schema: SchemaRef,
         (most_rows, most_bytes): (usize, usize),
-        read_ahead: Reservation,
     ) -> Self {
         let keys = aggregate.key_types().len();
         let functions = layout.lanes[lane].functions.len();
@@ -111,13 +110,9 @@ impl Reader {
             sorter,
             pending: None,
             group: None,
-            picking: None,
+            ending: None,
             last_key: Vec::new(),
             output,
-            read_bytes: read_ahead.bytes(),
-            read_ahead,
-            short: None,
-            attempts: 0,
             ended: false,
         }
     }
@@ -127,14 +122,14 @@ impl Reader {
             if let Some(batch) = self.output.ready.pop_front() {
                 return Ok(LaneStep::Batch(batch));
             }
-            if let Some(picking) = &mut self.picking {
-                if let Some(ticket) = picking.read()? {
-                    return Ok(LaneStep::Blocked(ticket));
+            if let Some(ending) = self.ending.take() {
+                if let Some(wait) = self.go_on_ending(ending)? {
+                    return Ok(wait);
                 }
-                self.picked()?;
+                continue;
             }
-            if self.short.is_some() {
-                return self.make_room();
+            if let Some(missing) = self.group.as_mut().and_then(Group::settle) {
+                return Ok(LaneStep::Blocked(self.home.memory.wait_for(missing)?));
             }
             if let Some(batch) = self.pending.take() {
                 self.take_in(batch)?;
@@ -160,25 +155,52 @@ impl Reader {
         }
     }
 
-    /// Finds room for what a group holds: from its values and the sort, then from other tasks.
-    fn make_room(&mut self) -> Result<LaneStep> {
-        let Some(missing) = self.short else { return Ok(LaneStep::Pause) };
-        if self.spill(missing.max(self.home.spare_bytes))? == 0 {
-            let Some(group) = &mut self.group else {
-                self.short = None;
-                return Ok(LaneStep::Pause);
-            };
-            self.attempts += 1;
-            if self.attempts > ATTEMPTS || self.home.memory.held() + missing > self.home.memory.most() {
-                group.give_up();
-            }
-            self.home.memory.ask(missing);
-        }
-        self.short = self.group.as_mut().and_then(Group::settle);
-        if self.short.is_none() {
-            self.attempts = 0;
-        }
-        Ok(LaneStep::Pause)
+    /// Brings a group that has ended nearer to its results; what the step ends with, if it does.
+    fn go_on_ending(&mut self, ending: Ending) -> Result<Option<LaneStep>> {
+        let lane = &self.layout.lanes[self.lane];
+        let (ending, step) = match ending {
+            Ending::Paying(mut group) => match group.pay()? {
+                Some(missing) => {
+                    let ticket = self.home.memory.wait_for(missing)?;
+                    (Ending::Paying(group), Some(LaneStep::Blocked(ticket)))
+                }
+                None => match group.take_kept() {
+                    Some(kept) => (Ending::Feeding(group, kept), None),
+                    None => (self.picking(group)?, None),
+                },
+            },
+            Ending::Feeding(mut group, mut kept) => match group.settle() {
+                Some(missing) => {
+                    let ticket = self.home.memory.wait_for(missing)?;
+                    (Ending::Feeding(group, kept), Some(LaneStep::Blocked(ticket)))
+                }
+                None => match kept.next()? {
+                    Next::Batch(batch) => {
+                        group.feed_kept(lane, &batch, self.keys)?;
+                        (Ending::Feeding(group, kept), Some(LaneStep::Pause))
+                    }
+                    Next::Blocked(ticket) => (Ending::Feeding(group, kept), Some(LaneStep::Blocked(ticket))),
+                    Next::End => (self.picking(group)?, None),
+                },
+            },
+            Ending::Picking(mut picking) => match picking.read()? {
+                Some(ticket) => (Ending::Picking(picking), Some(LaneStep::Blocked(ticket))),
+                None => {
+                    let results = picking.results(lane)?;
+                    let held = picking.take_held();
+                    drop(picking);
+                    self.output.add(results, held)?;
+                    return Ok(None);
+                }
+            },
+        };
+        self.ending = Some(ending);
+        Ok(step)
+    }
+
+    fn picking(&self, group: Group) -> Result<Ending> {
+        let data_type = self.lane().schema.field(self.keys).data_type();
+        Ok(Ending::Picking(group.end(self.lane(), data_type)?))
     }
 
     fn lane(&self) -> &Lane {
@@ -201,18 +223,13 @@ impl Reader {
             let same = same.collect::<Result<Vec<bool>>>()?.into_iter().all(|same| same);
             start = if same { run_end(&within, 0, rows) } else { 0 };
             if start > 0 {
-                group.feed(&self.layout.lanes[self.lane], &batch.slice(0, start), self.keys, true)?;
-                self.short = group.settle();
+                group.take_in(&self.layout.lanes[self.lane], &batch.slice(0, start), self.keys, true)?;
             }
             if start == rows {
                 return Ok(());
             }
-            if self.short.is_some() {
-                self.pending = Some(batch.slice(start, rows - start));
-                return Ok(());
-            }
             self.end_group()?;
-            if self.picking.is_some() {
+            if self.ending.is_some() {
                 self.pending = Some(batch.slice(start, rows - start));
                 return Ok(());
             }
@@ -222,10 +239,7 @@ impl Reader {
             let end = run_end(&within, start, rows);
             let mut group = Group::new(&self.home, self.lane(), &self.aggregate)?;
             starts.push(start as u32);
-            group.feed(self.lane(), &batch.slice(start, end - start), self.keys, end == rows)?;
-            if end == rows {
-                self.short = group.settle();
-            }
+            group.take_in(self.lane(), &batch.slice(start, end - start), self.keys, end == rows)?;
             self.group = Some(group);
             if end < rows {
                 self.end_group()?;
@@ -236,36 +250,24 @@ impl Reader {
         self.output.add_keys(columns, starts)
     }
 
+    /// Ends the group; its results are there at once unless something has to be read or paid for.
     fn end_group(&mut self) -> Result<()> {
         let Some(group) = self.group.take() else { return Ok(()) };
-        let data_type = self.lane().schema.field(self.keys).data_type().clone();
-        let picking = self.picking.insert(group.end(&self.layout.lanes[self.lane], &data_type)?);
-        if picking.reads() {
-            self.read_ahead.shrink(usize::MAX);
-            return Ok(());
+        self.ending = Some(if group.keeps() { Ending::Paying(group) } else { self.picking(group)? });
+        if let Some(Ending::Picking(picking)) = &self.ending
+            && !picking.reads()
+            && let Some(ending) = self.ending.take()
+        {
+            self.go_on_ending(ending)?;
         }
-        self.picked()
-    }
-
-    /// Takes the results of a group whose values were picked.
-    fn picked(&mut self) -> Result<()> {
-        let Some(mut picking) = self.picking.take() else { return Ok(()) };
-        let results = picking.results(self.lane())?;
-        let held = picking.take_held();
-        drop(picking);
-        // Others may have taken what was given back; with all of the sorter's rows on disk it is within the floor.
-        while !self.read_ahead.try_set(self.read_bytes) {
-            if self.sorter.spill(self.read_bytes)? == 0 {
-                self.read_ahead.set(self.read_bytes);
-            }
-        }
-        self.output.add(results, held)
+        Ok(())
     }
 
     pub(super) fn spill(&mut self, bytes: usize) -> Result<usize> {
-        let mut freed = match (&mut self.picking, &mut self.group) {
-            (Some(picking), _) => picking.spill(bytes)?,
-            (None, Some(group)) => group.spill(bytes)?,
+        let mut freed = match (&mut self.ending, &mut self.group) {
+            (Some(Ending::Paying(group)), _) | (None, Some(group)) => group.spill(bytes)?,
+            (Some(Ending::Feeding(group, kept)), _) => group.spill(bytes)? + kept.spill(bytes)?,
+            (Some(Ending::Picking(picking)), _) => picking.spill(bytes)?,
             (None, None) => 0,
         };
         if freed == 0 {

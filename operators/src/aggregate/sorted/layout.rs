@@ -235,6 +235,13 @@ impl Lane {
             .collect()
     }
 
+    /// What the first column behind the `keys` columns of sorted rows has but for nulls.
+    pub(super) fn values(&self, rows: &RecordBatch, keys: usize) -> ArrayRef {
+        let argument = rows.column(keys);
+        let nulls = argument.logical_null_count();
+        argument.slice(if self.nulls_first() { nulls } else { 0 }, argument.len() - nulls)
+    }
+
     /// Whether nulls of the first column behind the keys come before its values.
     pub(super) fn nulls_first(&self) -> bool {
         self.by.first().is_some_and(|options| options.nulls_first)

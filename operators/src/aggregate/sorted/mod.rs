@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::Ticket;
-use aqueduct_runtime::memory::Reservation;
+use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::state::{ExternalSorter, SpillingVec};
 use aqueduct_runtime::{Operator, OperatorContext, OperatorError, OperatorSpec, Outbox, Port, Result, Step};
 use arrow::datatypes::{Schema, SchemaRef};
@@ -154,9 +154,14 @@ impl SortedAggregate {
     }
 }
 
+/// Bytes of a frame of a vector.
+fn frame_bytes(batch_bytes: usize) -> usize {
+    FRAME_BYTES.min(2 * batch_bytes)
+}
+
 /// Bytes that it takes to read from a vector on disk.
 fn vec_bytes(batch_bytes: usize) -> usize {
-    SpillingVec::min_memory(FRAME_BYTES.min(2 * batch_bytes))
+    SpillingVec::min_memory(frame_bytes(batch_bytes))
 }
 
 struct SortedInstance {
@@ -168,9 +173,13 @@ struct SortedInstance {
     /// Sorters of lanes that are still to be read.
     sorters: VecDeque<ExternalSorter>,
     rows: usize,
+    /// For the sorters together: one lane is read at a time, and the others are on disk by then.
+    sorting: Account,
+    /// For the values of a group that are read back.
+    reading: Account,
     /// Results of lanes that were read, if there are several.
     done: Vec<SpillingVec>,
-    /// What results and values that are read back will need, so that sorters do not take it.
+    /// What results will need.
     output: Reservation,
 }
 
@@ -196,14 +205,21 @@ enum Phase {
 impl SortedInstance {
     fn new(spec: &SortedAggregate, context: OperatorContext) -> Result<Self> {
         let keys = spec.aggregate.key_types().len();
-        let lanes = spec.layout.lanes.iter();
-        let sorters = lanes.map(|lane| context.sorter(Arc::clone(&lane.schema), &lane.sort_columns(keys)));
+        let sorting = context.memory.part(ExternalSorter::min_memory(context.batch_bytes));
+        let reading = context.memory.part(vec_bytes(context.batch_bytes));
+        let sorters = spec.layout.lanes.iter().map(|lane| {
+            let (schema, columns) = (Arc::clone(&lane.schema), lane.sort_columns(keys));
+            let (rows, bytes) = (context.batch_rows, context.batch_bytes);
+            ExternalSorter::new(&sorting, &context.spill, schema, &columns, rows, bytes)
+        });
         Ok(Self {
             sorters: sorters.collect::<Result<_>>()?,
             spec: spec.clone(),
             phase: Phase::Filling,
             direct: Direct::new(&spec.aggregate, &spec.layout, &context.memory),
             rows: 0,
+            sorting,
+            reading,
             done: Vec::new(),
             output: context.memory.reservation(),
             context,
@@ -267,17 +283,8 @@ impl SortedInstance {
                         }
                     }
                 }
-                let batch_bytes = self.context.batch_bytes;
-                let needed = self.spec.output_bytes(batch_bytes) + vec_bytes(batch_bytes);
-                if !self.output.try_set(needed) {
-                    for sorter in &mut self.sorters {
-                        if sorter.spill(SPILL_BYTES)? > 0 {
-                            return Ok(self.pause());
-                        }
-                    }
-                    // All is on disk: it is within the floor.
-                    self.output.set(needed);
-                }
+                // It is within the floor.
+                self.output.set(self.spec.output_bytes(self.context.batch_bytes));
                 self.next_lane()
             }
             Phase::Reading(reader) => match reader.next()? {
@@ -289,8 +296,6 @@ impl SortedInstance {
                 LaneStep::Batch(batch) => {
                     let Some(done) = self.done.last_mut() else { return Ok(Step::MoreOutput) };
                     done.push(batch)?;
-                    let spare = 2 * self.context.batch_bytes;
-                    while self.context.memory.room() < spare && done.spill(spare)? > 0 {}
                     Ok(self.pause())
                 }
                 LaneStep::Blocked(ticket) => Ok(Step::Blocked(ticket)),
@@ -325,7 +330,7 @@ impl SortedInstance {
         for lane in 0..self.sorters.len() {
             let rows = batch.project(&self.spec.layout.lanes[lane].columns)?;
             if self.sorters.len() > 1 {
-                self.make_room(lane, 4 * batch_bytes(&rows).min(self.context.memory.floor() / 16))?;
+                self.make_room(lane, 4 * batch_bytes(&rows).min(self.sorting.floor() / 16))?;
             }
             self.sorters[lane].push(rows)?;
         }
@@ -352,23 +357,22 @@ impl SortedInstance {
         let lane = lanes - 1 - self.sorters.len();
         let schema = self.lane_schema(lane);
         if lanes > 1 {
-            self.done.push(self.context.spilling_vec(Arc::clone(&schema)));
+            self.done.push(
+                self.context.spilling_vec(Arc::clone(&schema)).with_piece_bytes(frame_bytes(self.context.batch_bytes)),
+            );
         }
         let keys = self.spec.aggregate.key_types().len();
-        // Part of what is reserved for the output goes over to the reader.
-        let read_bytes = vec_bytes(self.context.batch_bytes);
-        self.output.shrink(self.output.bytes().saturating_sub(self.spec.output_bytes(self.context.batch_bytes)));
-        let mut read_ahead = memory.reservation();
-        read_ahead.set(read_bytes);
         let home = Home {
             memory,
+            reading: self.reading.clone(),
             spill: self.context.spill.clone(),
             schema: Arc::new(self.spec.layout.lanes[lane].schema.project(&[keys])?),
-            spare_bytes: 2 * self.context.batch_bytes,
+            rows: Arc::clone(&self.spec.layout.lanes[lane].schema),
+            piece_bytes: frame_bytes(self.context.batch_bytes),
         };
         let most = (self.context.batch_rows.max(1), self.context.batch_bytes);
         let of = (Arc::clone(&self.spec.aggregate), Arc::clone(&self.spec.layout), lane);
-        self.phase = Phase::Reading(Box::new(Reader::new(of, home, sorter, schema, most, read_ahead)));
+        self.phase = Phase::Reading(Box::new(Reader::new(of, home, sorter, schema, most)));
         Ok(Step::MoreOutput)
     }
 
@@ -389,7 +393,7 @@ impl SortedInstance {
 
     /// Makes the other lanes leave room for `bytes` of lane `lane`.
     fn make_room(&mut self, lane: usize, bytes: usize) -> Result<()> {
-        while self.context.memory.try_reserve(bytes).is_none() {
+        while self.sorting.room() < bytes {
             let others = self.sorters.iter_mut().enumerate().filter(|(other, _)| *other != lane);
             let mut freed = 0;
             for (_, sorter) in others {

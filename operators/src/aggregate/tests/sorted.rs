@@ -57,6 +57,9 @@ fn run_sorted(aggregate: &Arc<Aggregate>, input: &[RecordBatch], run: &Run) -> O
         match step {
             Step::NeedInput | Step::Done => break,
             Step::MoreOutput => {}
+            Step::Blocked(ticket) if ticket.what() == "memory" => {
+                assert!(operator.spill(1).expect("spills") > 0, "it waits for memory that nobody holds");
+            }
             Step::Blocked(ticket) => ticket.wait(),
         }
         steps += 1;

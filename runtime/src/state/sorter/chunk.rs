@@ -93,6 +93,16 @@ impl Chunk {
     /// Adds a batch with its keys, which are charged whether they fit or not: `reserved` is for them.
     pub(super) fn push(&mut self, batch: RecordBatch, keys: Encoded, reserved: Reservation) {
         self.held.absorb(reserved);
+        self.push_unpaid(batch, keys);
+        self.held.set(
+            self.order.capacity() * size_of::<u128>()
+                + self.batches.capacity() * size_of::<RecordBatch>()
+                + self.rows_bytes,
+        );
+    }
+
+    /// Adds a batch whose keys are not charged: it is to be written at once.
+    pub(super) fn push_unpaid(&mut self, batch: RecordBatch, keys: Encoded) {
         let number = (self.batches.len() << 16) as u128;
         self.rows_bytes += keys.rows_bytes();
         self.order.reserve_exact(growth(&self.order, keys.order.len()));
@@ -101,11 +111,6 @@ impl Chunk {
         self.batches_bytes += kept_bytes(&batch);
         self.batches.reserve_exact(growth(&self.batches, 1));
         self.batches.push(batch);
-        self.held.set(
-            self.order.capacity() * size_of::<u128>()
-                + self.batches.capacity() * size_of::<RecordBatch>()
-                + self.rows_bytes,
-        );
     }
 
     /// Sorts the rows, those with equal keys in the order in which they were added.
@@ -134,16 +139,20 @@ impl Chunk {
     /// Puts the rows of a chunk that is sorted in this order in memory, too: from now on they are read one after
     /// the other. `room` is for having them twice for a moment.
     pub(super) fn gather(&mut self, keys: &Keys, mut room: Reservation) -> Result<()> {
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        let picks: Vec<_> = self.order.iter().map(|entry| place(*entry)).collect();
-        let batch = compact(interleave_record_batch(&batches, &picks)?);
-        drop(picks);
+        let batch = self.rest()?;
         let account = self.held.account().clone();
         account.claim_from(&batch, &mut room);
         *self = Self::new(&account);
         let keys = Encoded::of(&batch, keys)?;
         self.push(batch, keys, room);
         Ok(())
+    }
+
+    /// The rows that are left, in order, as a batch of their own.
+    pub(super) fn rest(&self) -> Result<RecordBatch> {
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        let picks: Vec<_> = self.order[self.at..].iter().map(|entry| place(*entry)).collect();
+        Ok(compact(interleave_record_batch(&batches, &picks)?))
     }
 
     /// Bytes that [`Chunk::gather`] needs for a moment.

@@ -30,30 +30,33 @@ impl ExternalSorter {
         let batch = unshared(batch);
         let keys = Encoded::of(&batch, &self.keys)?;
         let bytes = kept_bytes(&batch);
+        // What it grows by depends on which chunk takes it.
+        if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
+            self.close_chunk()?;
+        }
         let mut needed;
-        let (mut for_batch, for_keys) = loop {
+        let mut paid = loop {
             needed = bytes + self.open.growth_bytes(&keys);
-            if let Some(for_batch) = self.account.try_reserve(bytes)
-                && let Some(for_keys) = self.account.try_reserve(needed - bytes)
-            {
-                break (for_batch, Some(for_keys));
+            if let Some(paid) = self.account.try_reserve(needed) {
+                break Some(paid);
             }
             // As much at once as may be, so that runs are long.
             let piece = needed.max((self.buffered_bytes + self.open.bytes()) / 2).min(PIECE_BYTES);
             if self.write_oldest(piece)? == 0 {
-                break (self.account.reservation(), None);
+                break None;
             }
         };
-        self.account.claim_from(&batch, &mut for_batch);
-        drop(for_batch);
-        if !self.open.takes(batch.num_rows(), bytes, self.step_bytes) {
-            self.close_chunk()?;
-        }
         self.buffered_rows += batch.num_rows();
-        let granted = for_keys.is_some();
-        self.open.push(batch, keys, for_keys.unwrap_or_else(|| self.account.reservation()));
-        if !granted {
-            self.write_oldest(needed)?;
+        match &mut paid {
+            Some(paid) => {
+                self.account.claim_from(&batch, paid);
+                self.open.push(batch, keys, std::mem::replace(paid, self.account.reservation()));
+            }
+            // A row that is larger than the floor counts where it did until it is written, which is at once.
+            None => {
+                self.open.push_unpaid(batch, keys);
+                self.write_oldest(needed)?;
+            }
         }
         match self.fetch {
             Some(fetch) if self.holds_needless(fetch) => self.keep_first(fetch),
@@ -92,7 +95,7 @@ impl ExternalSorter {
     pub(super) fn write_all(&mut self) -> Result<()> {
         self.close_chunk()?;
         let sources = self.take_buffered();
-        self.writing = Some((Merge::new(&self.account, sources, 0), NewRun::default()));
+        self.writing = Some((Merge::new(sources, self.account.reservation()), NewRun::default()));
         Ok(())
     }
 
@@ -135,11 +138,11 @@ impl ExternalSorter {
     fn keep_first(&mut self, fetch: usize) -> Result<()> {
         self.close_chunk()?;
         let rows = self.buffered_rows.max(1);
-        let Some(copy) = self.account.try_reserve(self.buffered_bytes / rows * fetch + self.output.bytes) else {
+        let Some(mut copy) = self.account.try_reserve(self.buffered_bytes / rows * fetch + self.output.bytes) else {
             return Ok(());
         };
         let sources = self.take_buffered();
-        let mut merge = Merge::new(&self.account, sources, 0);
+        let mut merge = Merge::new(sources, self.account.reservation());
         let mut first = Vec::new();
         let mut left = fetch;
         // Sources in memory never block.
@@ -150,16 +153,16 @@ impl ExternalSorter {
             first.push(batch);
         }
         drop(merge);
-        drop(copy);
         for batch in first {
             if !self.open.takes(batch.num_rows(), kept_bytes(&batch), self.step_bytes) {
                 self.close_chunk()?;
             }
             let keys = Encoded::of(&batch, &self.keys)?;
-            self.account.claim(&batch);
+            self.account.claim_from(&batch, &mut copy);
             self.buffered_rows += batch.num_rows();
             self.bound = Key::last(&batch, &self.keys)?;
-            self.open.push(batch, keys, self.account.reservation());
+            let for_keys = copy.split(self.open.growth_bytes(&keys));
+            self.open.push(batch, keys, for_keys);
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! A stable merge of sorted sources, some in memory and some on disk.
 //!
-//! A source on disk holds one frame in memory, and is charged for it once, for as long as it lasts.
+//! A source on disk holds one frame in memory, and is charged for it once, for as long as it lasts. Output batches
+//! are paid for in the same way: none of them is claimed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +13,8 @@ use super::keys::Keys;
 use super::picker::{Bounds, Merged, Picked, Picker};
 use crate::error::Result;
 use crate::io::Ticket;
-use crate::memory::{Account, Reservation};
+use crate::memory::Reservation;
 use crate::spill::{Fetch, Fetched, SpillFile, SpilledBatch};
-use crate::state::reserve_needed;
 
 /// Frames that are read to their end and kept until the next output batch is made of them.
 pub(super) const MAX_RETIRED: usize = 2;
@@ -42,7 +42,8 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) struct DiskSource {
     run: Run,
-    fetch: Option<Fetch>,
+    /// The frame that is being read.
+    fetch: Option<(SpilledBatch, Fetch)>,
     ahead: Option<Reservation>,
     /// What was reserved for reading it; empty until then.
     held: Reservation,
@@ -67,9 +68,10 @@ pub(super) enum MergeStep {
 
 #[derive(Debug)]
 pub(super) struct Merge {
-    account: Account,
-    /// Bytes that reading ahead leaves free, for the output.
-    spare_bytes: usize,
+    /// For what is read to its end, and for the output.
+    beside: Reservation,
+    /// Whether frames are read before they are needed.
+    reads_ahead: bool,
     picker: Picker,
     /// The rest of each source that is on disk.
     disks: Vec<Option<DiskSource>>,
@@ -79,11 +81,11 @@ pub(super) struct Merge {
 }
 
 impl Merge {
-    /// A merge of `sources` that leaves `spare_bytes` of the account free when it reads ahead.
-    pub(super) fn new(account: &Account, sources: Vec<Source>, spare_bytes: usize) -> Self {
+    /// A merge of `sources`, whose output `beside` pays for.
+    pub(super) fn new(sources: Vec<Source>, beside: Reservation) -> Self {
         let mut merge = Self {
-            account: account.clone(),
-            spare_bytes,
+            beside,
+            reads_ahead: true,
             picker: Picker::default(),
             disks: Vec::new(),
             missing: Vec::new(),
@@ -100,6 +102,11 @@ impl Merge {
         }
         merge.restart(chunks);
         merge
+    }
+
+    /// Whether it may take what floats to read frames before they are needed.
+    pub(super) fn reading_ahead(self, reads_ahead: bool) -> Self {
+        Self { reads_ahead, ..self }
     }
 
     /// Goes on with sources that were changed; nothing may be picked.
@@ -119,7 +126,7 @@ impl Merge {
                 if let Some(ticket) = self.load(source, keys)? {
                     // The others may be read meanwhile.
                     for at in 0..self.missing.len() {
-                        self.start(self.missing[at])?;
+                        self.start(self.missing[at]);
                     }
                     return Ok(MergeStep::Blocked(ticket));
                 }
@@ -129,7 +136,7 @@ impl Merge {
                 Picked::Full => return Ok(MergeStep::Batch(self.flush()?)),
                 Picked::End if self.picker.picked_rows() == 0 => return Ok(MergeStep::End),
                 Picked::End => return Ok(MergeStep::Batch(self.flush()?)),
-                Picked::Exhausted(source) => self.exhausted(source)?,
+                Picked::Exhausted(source) => self.exhausted(source),
             }
             if self.retired > MAX_RETIRED {
                 return Ok(MergeStep::Batch(self.flush()?));
@@ -138,41 +145,37 @@ impl Merge {
     }
 
     /// Moves on from a chunk whose last row was picked.
-    fn exhausted(&mut self, source: usize) -> Result<()> {
+    fn exhausted(&mut self, source: usize) {
         match &mut self.disks[source] {
             Some(disk) if !disk.is_read() => {
                 self.retired += 1;
                 self.missing.push(source);
-                self.start(source)
+                self.start(source);
             }
             read => {
                 self.retired += usize::from(read.is_some());
                 *read = None;
                 self.picker.end(source);
-                Ok(())
             }
         }
     }
 
     /// Starts to read the next frame of a source, unless that is under way.
-    fn start(&mut self, source: usize) -> Result<()> {
+    fn start(&mut self, source: usize) {
         if let Some(DiskSource { run, fetch: fetch @ None, held, .. }) = &mut self.disks[source]
             && let Some(frame) = run.frames.pop_front()
         {
-            if held.bytes() == 0 {
-                *held = reserve_needed(&self.account, run.cost_bytes)?;
-            }
-            *fetch = Some(run.file.lock().fetch(frame));
+            debug_assert!(held.bytes() > 0, "a frame is paid for before it is read");
+            *fetch = Some((frame, run.file.lock().fetch(frame)));
         }
-        Ok(())
     }
 
     /// Gives a source its next frame, or says what to wait for.
     fn load(&mut self, source: usize, keys: &Keys) -> Result<Option<Ticket>> {
         loop {
-            self.start(source)?;
-            let Some(DiskSource { run, fetch, ahead, .. }) = &mut self.disks[source] else { return Ok(None) };
-            let Some(pending) = fetch else {
+            self.start(source);
+            let Some(DiskSource { run, fetch, ahead, held }) = &mut self.disks[source] else { return Ok(None) };
+            let Some((_, pending)) = fetch else {
                 // It has no rows left.
                 self.picker.end(source);
                 return Ok(None);
@@ -183,14 +186,15 @@ impl Merge {
             };
             *fetch = None;
             *ahead = None;
-            let chunk = Chunk::sorted(batch, keys, &self.account)?;
+            let account = held.account();
+            let chunk = Chunk::sorted(batch, keys, account)?;
             // With room to spare, the frame after it is read while this one is merged.
-            if let Some(&frame) = run.frames.front()
-                && self.account.room() >= run.cost_bytes + self.spare_bytes
-                && let Some(reservation) = self.account.try_reserve(run.cost_bytes)
+            if self.reads_ahead
+                && let Some(&frame) = run.frames.front()
+                && let Some(reservation) = account.try_reserve(run.cost_bytes)
             {
                 *ahead = Some(reservation);
-                *fetch = Some(run.file.lock().fetch(frame));
+                *fetch = Some((frame, run.file.lock().fetch(frame)));
                 run.frames.pop_front();
             }
             if chunk.left() > 0 {
@@ -208,7 +212,7 @@ impl Merge {
 
     /// Rows that were picked for a batch that is not full yet.
     pub(super) fn take_picked(&mut self) -> Result<Option<Merged>> {
-        if self.picker.picked_rows() == 0 { Ok(None) } else { self.flush().map(Some) }
+        if self.is_picking() { self.flush().map(Some) } else { Ok(None) }
     }
 
     /// Takes neighbouring chunks out of memory, of up to `bytes` together, for someone to write them as one
@@ -233,16 +237,51 @@ impl Merge {
         Some((first, sources))
     }
 
-    /// Reserves what the sources on disk need to be read; `false` if that is not to be had now.
-    pub(super) fn reserve_heads(&mut self) -> bool {
-        self.disks.iter_mut().flatten().all(|disk| disk.held.bytes() > 0 || disk.held.try_grow(disk.run.cost_bytes))
+    /// Reserves `beside_bytes` for the output, and what the sources on disk need to be read; `false` if that is
+    /// not to be had now.
+    pub(super) fn is_paid(&mut self, beside_bytes: usize) -> bool {
+        (self.beside.bytes() >= beside_bytes || self.beside.try_set(beside_bytes))
+            && self
+                .disks
+                .iter_mut()
+                .flatten()
+                .all(|disk| disk.held.bytes() > 0 || disk.held.try_grow(disk.run.cost_bytes))
+    }
+
+    /// Whether rows are picked for a batch that is not full yet.
+    pub(super) fn is_picking(&self) -> bool {
+        self.picker.picked_rows() > 0
+    }
+
+    /// Whether rows of it are in memory that could go to disk.
+    pub(super) fn holds_memory(&self) -> bool {
+        (0..self.disks.len()).any(|source| self.disks[source].is_none() && self.picker.chunk(source).is_some())
+    }
+
+    /// The rows that are left as runs, for a merge of fewer of them. None may be in memory only, or be picked.
+    pub(super) fn into_runs(mut self) -> Result<VecDeque<Run>> {
+        let mut runs = VecDeque::new();
+        for (chunk, disk) in self.picker.take().into_iter().zip(self.disks) {
+            let Some(DiskSource { mut run, fetch, .. }) = disk else { continue };
+            if let Some((frame, _)) = fetch {
+                run.frames.push_front(frame);
+            }
+            if let Some(chunk) = chunk {
+                let rest = run.file.lock().append(&chunk.rest()?)?;
+                run.frames.push_front(rest);
+            }
+            if !run.frames.is_empty() {
+                runs.push_back(run);
+            }
+        }
+        Ok(runs)
     }
 
     /// Puts `run` where [`Merge::take_memory`] has taken sources from.
     pub(super) fn put_run(&mut self, at: usize, run: Run) {
         let mut chunks = self.picker.take();
         chunks.insert(at, None);
-        self.disks.insert(at, Some(DiskSource::new(run, self.account.reservation())));
+        self.disks.insert(at, Some(DiskSource::new(run, self.beside.account().reservation())));
         self.restart(chunks);
     }
 }

@@ -3,7 +3,7 @@
 //! Batches gather in chunks, which are sorted by themselves. When memory is short, the oldest chunks are merged
 //! into a run on disk, about 4 MiB at a time; runs stay in the order of their rows' arrival, and only neighbours
 //! are merged, which keeps equal keys in that order. At the end runs are merged, as many at once as the memory
-//! has room for, in as many passes as that takes.
+//! has room for, in as many passes as that takes. What a merge will ever need is reserved before it begins.
 //!
 //! With a `fetch`, rows that cannot be among the first are left out as soon as that is known: a few are kept in
 //! memory alone, and many make each run no longer than that.
@@ -33,7 +33,7 @@ use self::picker::{Bounds, Merged};
 use super::{Next, PIECE_BYTES, budget_bytes, for_each_piece, pause};
 use crate::batch::batch_bytes;
 use crate::error::Result;
-use crate::memory::Account;
+use crate::memory::{Account, Reservation};
 use crate::spill::SpillSpace;
 
 /// Most rows that are kept in memory because they may be among the first: more are sorted as if all were wanted,
@@ -77,9 +77,13 @@ pub struct ExternalSorter {
     runs: VecDeque<Run>,
     /// The oldest chunks on their way to the disk as one run, while the input goes on.
     writing: Option<(Merge, NewRun)>,
+    /// Merges keep to the floor: what one took beyond it was asked for.
+    keeps_to_floor: bool,
     /// Where runs of the pass under way go.
     file: Option<RunFile>,
     phase: Phase,
+    /// For a batch whose merge is gone.
+    given: Reservation,
     passes: usize,
 }
 
@@ -95,7 +99,7 @@ enum Phase {
     },
     Output(Merge),
     /// A batch that had to be completed before the merge under it could be changed.
-    OutputAfter(RecordBatch, Merge),
+    After(RecordBatch, Box<Phase>),
     End,
 }
 
@@ -109,6 +113,9 @@ struct NewRun {
 impl ExternalSorter {
     /// A sorter whose batches count in `account` and whose output has at most `batch_rows` rows a batch and
     /// about `batch_bytes` bytes.
+    ///
+    /// It relies on the account's whole floor: where others count there too, it needs a
+    /// [part](Account::part) of [`ExternalSorter::min_memory`] for itself.
     ///
     /// # Errors
     ///
@@ -142,8 +149,10 @@ impl ExternalSorter {
             left: usize::MAX,
             runs: VecDeque::new(),
             writing: None,
+            keeps_to_floor: false,
             file: None,
             phase: Phase::Filling,
+            given: account.reservation(),
             passes: 0,
         })
     }
@@ -182,7 +191,7 @@ impl ExternalSorter {
         Ok(())
     }
 
-    /// The next batch in order; the first call ends the input.
+    /// The next batch in order; the first call ends the input. The sorter pays for the batch until the next call.
     ///
     /// # Errors
     ///
@@ -190,6 +199,9 @@ impl ExternalSorter {
     /// be held side by side.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Next> {
+        if !matches!(self.phase, Phase::After(..)) {
+            self.given.shrink(usize::MAX);
+        }
         loop {
             if self.left == 0 {
                 self.phase = Phase::End;
@@ -198,7 +210,7 @@ impl ExternalSorter {
                 Phase::Filling if self.runs.is_empty() && self.writing.is_none() => {
                     self.close_chunk()?;
                     let sources = self.take_buffered();
-                    self.phase = Phase::Output(Merge::new(&self.account, sources, self.spare_bytes()));
+                    self.phase = Phase::Output(Merge::new(sources, self.account.reservation()));
                 }
                 Phase::Filling => self.phase = Phase::Writing,
                 Phase::Writing => {
@@ -217,33 +229,21 @@ impl ExternalSorter {
                 Phase::Pass { done, merge: Some((merge, run)) } => return self.go_on(done, merge, run),
                 Phase::Pass { done, merge: None } => self.next_group(done)?,
                 Phase::Output(mut merge) => {
-                    if !merge.reserve_heads() || self.account.room() < self.spare_bytes() {
+                    if !merge.is_paid(self.spare_bytes()) {
                         self.phase = Phase::Output(merge);
-                        if self.spill(self.piece_bytes)? > 0 {
-                            return Ok(Next::Blocked(pause(&self.space)));
-                        }
-                        match std::mem::replace(&mut self.phase, Phase::End) {
-                            Phase::Output(same) => merge = same,
-                            // Rows that were picked already go first.
-                            other => {
-                                self.phase = other;
-                                continue;
-                            }
-                        }
+                        self.make_room()?;
+                        return Ok(Next::Blocked(pause(&self.space)));
                     }
                     let next = match merge.next(&self.keys, self.output.at_most(self.left))? {
-                        MergeStep::Batch(Merged { batch, .. }) => {
-                            self.account.claim(&batch);
-                            self.give_out(batch)
-                        }
+                        MergeStep::Batch(Merged { batch, .. }) => self.give_out(batch),
                         MergeStep::Blocked(ticket) => Next::Blocked(ticket),
                         MergeStep::End => return Ok(Next::End),
                     };
                     self.phase = Phase::Output(merge);
                     return Ok(next);
                 }
-                Phase::OutputAfter(batch, merge) => {
-                    self.phase = Phase::Output(merge);
+                Phase::After(batch, then) => {
+                    self.phase = *then;
                     return Ok(self.give_out(batch));
                 }
                 Phase::End => return Ok(Next::End),
@@ -262,6 +262,21 @@ impl ExternalSorter {
         2 * self.output.bytes
     }
 
+    /// Finds room for an output under way: rows in memory go to disk, and where none are left, fewer runs are
+    /// to be read at once.
+    fn make_room(&mut self) -> Result<()> {
+        let freed = self.spill(self.piece_bytes)?;
+        self.phase = match std::mem::replace(&mut self.phase, Phase::End) {
+            Phase::Output(merge) if freed == 0 && !merge.holds_memory() => {
+                self.runs = merge.into_runs()?;
+                self.file = None;
+                Phase::Pass { done: VecDeque::new(), merge: None }
+            }
+            phase => phase,
+        };
+        Ok(())
+    }
+
     /// Number of times that all rows were merged before the output began.
     pub fn passes(&self) -> usize {
         self.passes
@@ -274,34 +289,67 @@ impl ExternalSorter {
     /// What writing to disk says.
     pub fn spill(&mut self, bytes: usize) -> Result<usize> {
         let bytes = bytes.min(PIECE_BYTES);
+        let held = self.account.held();
         match std::mem::replace(&mut self.phase, Phase::End) {
-            Phase::Output(mut merge) => {
-                let held = self.account.held();
+            Phase::Output(mut merge) if merge.holds_memory() => {
                 let picked = merge.take_picked()?;
                 if let Some((at, sources)) = merge.take_memory(bytes) {
                     let run = self.write_run(sources)?;
                     merge.put_run(at, run);
                 }
-                self.phase = match picked {
-                    Some(Merged { batch, .. }) => {
-                        self.account.claim(&batch);
-                        Phase::OutputAfter(batch, merge)
-                    }
-                    None => Phase::Output(merge),
-                };
-                Ok(held.saturating_sub(self.account.held()))
+                self.after(picked, Phase::Output(merge));
+            }
+            Phase::Output(mut merge) if self.gives_way() => {
+                self.keeps_to_floor = true;
+                let picked = merge.take_picked()?;
+                self.runs = merge.into_runs()?;
+                self.after(picked, Phase::Pass { done: VecDeque::new(), merge: None });
+            }
+            Phase::Pass { done, merge: Some((mut merge, mut run)) } if self.gives_way() => {
+                self.keeps_to_floor = true;
+                if let Some(picked) = merge.take_picked()? {
+                    self.append(&mut run, &picked)?;
+                }
+                // What is merged comes before the rest.
+                let merged = (!run.frames.is_empty()).then(|| self.finished(run));
+                let later = std::mem::take(&mut self.runs);
+                self.runs.extend(merged.into_iter().chain(merge.into_runs()?).chain(later));
+                self.phase = Phase::Pass { done, merge: None };
+            }
+            Phase::After(batch, then) => {
+                self.phase = *then;
+                let freed = self.spill(bytes)?;
+                let then = std::mem::replace(&mut self.phase, Phase::End);
+                self.phase = Phase::After(batch, Box::new(then));
+                return Ok(freed);
             }
             phase => {
                 self.phase = phase;
-                if self.writing.is_some() {
-                    // Memory is given back at the end of the run, which comes closer.
-                    let held = self.account.held();
-                    let written = self.go_on_writing(bytes)?;
-                    return Ok(held.saturating_sub(self.account.held()).max(written));
+                if self.writing.is_none() {
+                    return self.write_oldest(bytes);
                 }
-                self.write_oldest(bytes)
+                // Memory is given back at the end of the run, which comes closer.
+                let written = self.go_on_writing(bytes)?;
+                return Ok(held.saturating_sub(self.account.held()).max(written));
             }
         }
+        Ok(held.saturating_sub(self.account.held()))
+    }
+
+    /// Whether a merge has begun that could do with less. It is begun anew once at the most, so that it gets on.
+    fn gives_way(&self) -> bool {
+        !self.keeps_to_floor && self.account.excess() > 0
+    }
+
+    /// Goes on with `phase` once `picked` has been given out.
+    fn after(&mut self, picked: Option<Merged>, phase: Phase) {
+        self.phase = match picked {
+            Some(Merged { batch, .. }) => {
+                self.given.set(batch_bytes(&batch));
+                Phase::After(batch, Box::new(phase))
+            }
+            None => phase,
+        };
     }
 
     /// Writes the oldest batches in memory, of up to `bytes`, as one run.
@@ -334,7 +382,7 @@ impl ExternalSorter {
     }
 
     fn write_run(&mut self, sources: Vec<Source>) -> Result<Run> {
-        let mut merge = Merge::new(&self.account, sources, 0);
+        let mut merge = Merge::new(sources, self.account.reservation());
         let mut run = NewRun::default();
         // Sources in memory never block.
         while self.wants_more(&run)
@@ -403,32 +451,37 @@ impl ExternalSorter {
             self.runs = done;
             return Ok(());
         }
-        let budget = self.account.floor().saturating_sub(self.account.held()).max(self.account.room());
         let largest = self.runs.iter().map(|run| run.cost_bytes).max().unwrap_or(0);
-        // Frames read to their end, and the output twice: as it is made, and as it is held by who was given it.
-        let beside =
-            (MAX_RETIRED + 1) * largest / 2 + 2 * if done.is_empty() { self.output.bytes } else { self.frame.bytes };
-        let (mut fits, mut needed) = (0, beside);
-        for run in &self.runs {
-            needed += run.cost_bytes;
-            if needed > budget {
-                break;
-            }
+        let made = if done.is_empty() { self.output.bytes } else { self.frame.bytes };
+        // Frames read to their end, and the output twice: as it is made, and as it is held by who was given it. One row
+        // may be larger than any bound.
+        let beside = (MAX_RETIRED + 1) * largest / 2 + 2 * made.max(largest / 2);
+        let two = self.runs.iter().take(2).map(|run| run.cost_bytes).sum::<usize>();
+        let mut paid = super::reserve_needed(&self.account, beside + two)?;
+        let mut most = self.account.floor().saturating_sub(self.account.held());
+        if !self.keeps_to_floor {
+            most += self.account.pool().available();
+        }
+        let mut fits = self.runs.len().min(2);
+        while let Some(run) = self.runs.get(fits)
+            && run.cost_bytes <= most
+            && paid.try_grow(run.cost_bytes)
+        {
+            most -= run.cost_bytes;
             fits += 1;
         }
-        let all = fits >= self.runs.len() || self.runs.len() <= 2;
-        let group = if all { self.runs.len() } else { fits.max(2) };
-        if group == 1 && !done.is_empty() {
+        let all = fits == self.runs.len();
+        if fits == 1 && !done.is_empty() {
             done.extend(self.runs.drain(..));
             self.phase = Phase::Pass { done, merge: None };
             return Ok(());
         }
-        let account = &self.account;
-        let sources = self.runs.drain(..group).map(|run| {
-            let held = super::reserve_needed(account, run.cost_bytes)?;
-            Ok(Source::Disk(DiskSource::new(run, held)))
+        let sources = self.runs.drain(..fits).map(|run| {
+            let held = paid.split(run.cost_bytes);
+            Source::Disk(DiskSource::new(run, held))
         });
-        let merge = Merge::new(account, sources.collect::<Result<Vec<_>>>()?, beside);
+        let sources = sources.collect();
+        let merge = Merge::new(sources, paid).reading_ahead(!self.keeps_to_floor);
         self.phase = if all && done.is_empty() {
             Phase::Output(merge)
         } else {
