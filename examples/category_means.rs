@@ -34,7 +34,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     println!("1. Start a cluster in this process");
     let cluster = LocalCluster::builder().workers(4).threads_per_worker(1).memory_limit("2GB").start()?;
     println!("   4 workers, 1 thread and 2 GB each");
-    println!("   to watch it: a progress bar shows the job on a terminal, AQUEDUCT_LOG=info logs what it does\n");
+    match cluster.dashboard_link() {
+        Some(link) => println!("   to watch it: open {link} in a browser"),
+        None => println!("   to watch it: no port is free for the dashboard"),
+    }
+    println!("   a progress bar shows the job on a terminal, AQUEDUCT_LOG=info logs what it does\n");
 
     println!("2. Find the data");
     let data = Data::find_or_make(arguments)?;

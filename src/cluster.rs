@@ -5,9 +5,13 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
+#[cfg(feature = "dashboard")]
+use aqueduct_dashboard::{Dashboard, DashboardConfig};
 use aqueduct_operators::Store;
 use aqueduct_operators::csv::{CsvOptions, CsvSource};
 use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
+#[cfg(feature = "dashboard")]
+use aqueduct_runtime::ExecutionError;
 use aqueduct_runtime::config::machine_memory_bytes;
 use aqueduct_runtime::{Cluster, ClusterConfig, SourceSpec, parse_bytes};
 use arrow::array::RecordBatch;
@@ -31,6 +35,8 @@ use crate::sql::Catalog;
 pub struct LocalCluster {
     /// There until the cluster is dropped.
     session: Option<Arc<Session>>,
+    #[cfg(feature = "dashboard")]
+    dashboard: Option<Dashboard>,
 }
 
 /// What a cluster's frames share. They hold it weakly: a cluster that is closed is closed.
@@ -119,6 +125,21 @@ impl LocalCluster {
         Frame::new(Arc::downgrade(self.session()), plan)
     }
 
+    /// What to open in a browser to see what the cluster does; `None` if it is not served.
+    ///
+    /// ```no_run
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # use aqueduct::LocalCluster;
+    /// let cluster = LocalCluster::builder().start()?;
+    /// println!("watch it at {}", cluster.dashboard_link().unwrap_or("nowhere"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "dashboard")]
+    pub fn dashboard_link(&self) -> Option<&str> {
+        self.dashboard.as_ref().map(Dashboard::link)
+    }
+
     /// Ends all jobs, and returns when all threads have ended and all files are gone. Silent, and under half a
     /// second.
     pub fn close(self) {}
@@ -182,6 +203,8 @@ impl Deref for LocalCluster {
 
 impl Drop for LocalCluster {
     fn drop(&mut self) {
+        #[cfg(feature = "dashboard")]
+        drop(self.dashboard.take());
         let Some(mut session) = self.session.take() else { return };
         // Frames hold on to the session while they hand a graph over, no longer, and on other threads at that.
         loop {
@@ -205,6 +228,36 @@ pub struct LocalClusterBuilder {
     spill_limit: Option<Size>,
     spill_compression: bool,
     progress: bool,
+    #[cfg(feature = "dashboard")]
+    dashboard: Watch,
+}
+
+/// Whether there is a dashboard.
+#[cfg(feature = "dashboard")]
+#[derive(Debug, Clone)]
+enum Watch {
+    /// If it can be had.
+    Tried,
+    /// As it was asked for, or the cluster does not start.
+    Wanted(DashboardConfig),
+    Off,
+}
+
+#[cfg(feature = "dashboard")]
+impl Watch {
+    fn start(self, cluster: &Cluster) -> Result<Option<Dashboard>> {
+        match self {
+            Self::Off => Ok(None),
+            Self::Wanted(config) => match Dashboard::start(cluster.observer(), config) {
+                Ok(dashboard) => Ok(Some(dashboard)),
+                Err(error) => Err(ExecutionError::Resource(error.to_string()).into()),
+            },
+            Self::Tried => {
+                let dashboard = Dashboard::start(cluster.observer(), DashboardConfig::default());
+                Ok(dashboard.inspect_err(|error| tracing::warn!(%error, "there is no dashboard")).ok())
+            }
+        }
+    }
 }
 
 /// A size as it was given: text is read when the cluster starts, so that the builder need not fail.
@@ -233,6 +286,8 @@ impl Default for LocalClusterBuilder {
             spill_limit: None,
             spill_compression: false,
             progress: true,
+            #[cfg(feature = "dashboard")]
+            dashboard: Watch::Tried,
         }
     }
 }
@@ -287,6 +342,22 @@ impl LocalClusterBuilder {
         self
     }
 
+    /// Serves a page that shows what the cluster does as `config` says: at another port or address, with a token. The
+    /// cluster does not start if that cannot be had. Unless set, it is served on loopback, at port 8787 or the next that
+    /// is free, if one is.
+    #[cfg(feature = "dashboard")]
+    pub fn dashboard(mut self, config: DashboardConfig) -> Self {
+        self.dashboard = Watch::Wanted(config);
+        self
+    }
+
+    /// Serves no page.
+    #[cfg(feature = "dashboard")]
+    pub fn without_dashboard(mut self) -> Self {
+        self.dashboard = Watch::Off;
+        self
+    }
+
     /// Starts the cluster.
     ///
     /// # Errors
@@ -294,10 +365,18 @@ impl LocalClusterBuilder {
     /// If a size cannot be read, a number makes no sense, or threads and folders cannot be had.
     pub fn start(self) -> Result<LocalCluster> {
         let progress = self.progress;
+        #[cfg(feature = "dashboard")]
+        let watch = self.dashboard.clone();
         let cluster = Cluster::start(self.config()?)?;
+        #[cfg(feature = "dashboard")]
+        let dashboard = watch.start(&cluster)?;
         let session =
             Session { cluster, progress, names: Mutex::default(), catalog: Catalog::default(), kept: Mutex::default() };
-        Ok(LocalCluster { session: Some(Arc::new(session)) })
+        Ok(LocalCluster {
+            session: Some(Arc::new(session)),
+            #[cfg(feature = "dashboard")]
+            dashboard,
+        })
     }
 
     fn config(self) -> Result<ClusterConfig> {
@@ -331,6 +410,31 @@ mod tests {
         assert_eq!(config.spill_limit_bytes, Some(10 << 30));
         let error = LocalCluster::builder().memory_limit("2 gigs").config().expect_err("not a size").to_string();
         assert!(error.contains("2 gigs") && error.contains("2GB"), "{error}");
+    }
+
+    #[cfg(feature = "dashboard")]
+    #[test]
+    fn a_dashboard_is_served_unless_it_is_switched_off_and_ends_with_the_cluster() {
+        use std::io::{Read, Write};
+
+        let small = || LocalCluster::builder().workers(1).memory_limit("64MiB").progress(false);
+        let off = small().without_dashboard().start().expect("it starts");
+        assert_eq!(off.dashboard_link(), None);
+        let cluster = small().start().expect("it starts");
+        let link = cluster.dashboard_link().expect("it is served");
+        let host = link.trim_start_matches("http://").trim_end_matches('/').to_string();
+        let mut stream = std::net::TcpStream::connect(&host).expect("it listens");
+        write!(stream, "GET /health HTTP/1.0\r\nhost: {host}\r\n\r\n").expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.ends_with("{\"status\":\"ok\"}"), "{answer}");
+        let port = host.split(':').nth(1).and_then(|port| port.parse().ok()).expect("a port");
+        let error = small().dashboard(DashboardConfig::default().port(port)).start().expect_err("in use").to_string();
+        assert!(error.contains(&host), "{error}");
+        let start = std::time::Instant::now();
+        cluster.close();
+        assert!(start.elapsed() < std::time::Duration::from_millis(500), "{:?}", start.elapsed());
+        std::net::TcpStream::connect(&host).expect_err("nobody listens");
     }
 
     #[test]

@@ -38,6 +38,8 @@ mod table;
 mod trace;
 mod widen;
 
+#[cfg(feature = "dashboard")]
+pub use aqueduct_dashboard as dashboard;
 pub use aqueduct_operators as operators;
 pub use aqueduct_operators::csv::{CsvOptions, OnMismatch};
 pub use aqueduct_operators::parquet::{ParquetCompression, ParquetOptions, ParquetSinkOptions};

@@ -11,7 +11,7 @@ use aqueduct_operators::csv::CsvSink;
 use aqueduct_operators::parquet::{ParquetSink, ParquetSinkOptions};
 use aqueduct_operators::{Store, StoreSink};
 use aqueduct_runtime::io::Ticket;
-use aqueduct_runtime::metrics::JobMetrics;
+use aqueduct_runtime::metrics::{Analysis, JobMetrics};
 use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream, SinkSpec};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -92,6 +92,23 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
         },
     )?;
     Table::try_new(schema, batches)
+}
+
+/// What the operators of `frame` do; its rows are dropped.
+pub(crate) fn analyze(frame: &Frame) -> Result<Analysis> {
+    widen::retried(frame, |frame| {
+        let (FrameStream { rows, job, .. }, shown) = open(frame)?;
+        let (monitor, shown_to) = (job.monitor(), job.monitor());
+        progress::watch(
+            shown,
+            move || progress(&shown_to.metrics()),
+            || {
+                let read = rows.map(|batch| batch.map(drop)).collect::<Result<(), ExecutionError>>();
+                finish(job).and(read)
+            },
+        )?;
+        Ok(monitor.analysis())
+    })
 }
 
 /// All rows of `frame`; never blocks the thread.

@@ -111,6 +111,9 @@ pub(crate) struct Workers {
     /// Folder for what does not fit in memory; the system's temporary folder unless given
     #[arg(long, value_name = "DIR")]
     pub(crate) spill_dir: Option<PathBuf>,
+    /// Serve a page that shows the query while it runs, and print its link
+    #[arg(long)]
+    pub(crate) dashboard: bool,
 }
 
 /// Where the rows go, and how they are written.

@@ -88,8 +88,13 @@ pub(crate) fn schema(options: &Schema) -> Result<(), Failure> {
 }
 
 /// A look at a file takes no more.
-const ONE_WORKER: Workers =
-    Workers { workers: std::num::NonZeroUsize::new(1), threads_per_worker: None, memory_limit: None, spill_dir: None };
+const ONE_WORKER: Workers = Workers {
+    workers: std::num::NonZeroUsize::new(1),
+    threads_per_worker: None,
+    memory_limit: None,
+    spill_dir: None,
+    dashboard: false,
+};
 
 /// Prints a text that is there already.
 fn print(text: &str) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
+use aqueduct::dashboard::DashboardConfig;
 use aqueduct::{Frame, LocalCluster};
 
 use crate::arguments::{Query, Workers};
@@ -23,7 +24,14 @@ pub(crate) fn start(options: &Workers) -> Result<LocalCluster, Failure> {
     if let Some(folder) = &options.spill_dir {
         builder = builder.spill_dir(folder);
     }
-    Ok(builder.start()?)
+    // A query is over soon: whoever wants to watch it says so.
+    builder =
+        if options.dashboard { builder.dashboard(DashboardConfig::default()) } else { builder.without_dashboard() };
+    let cluster = builder.start()?;
+    if let Some(link) = cluster.dashboard_link() {
+        eprintln!("watch it at {link}");
+    }
+    Ok(cluster)
 }
 
 /// The text of the query.

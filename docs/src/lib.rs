@@ -10,6 +10,7 @@
 //! 8. [`sql`]: queries, Parquet, the command line
 //! 9. [`bounds`]: what each operator holds, what it spills, its floor
 //! 10. [`simulator`]: testing an operator under every schedule, limit and fault that a seed can think of
+//! 11. [`dashboard`]: the page, whose fault it is that a job is slow, `explain analyze`, Prometheus
 //!
 //! The chapters are the files beside this one, and can be read there as well.
 
@@ -33,6 +34,8 @@ pub mod sql {}
 pub mod bounds {}
 #[doc = include_str!("simulator.md")]
 pub mod simulator {}
+#[doc = include_str!("dashboard.md")]
+pub mod dashboard {}
 
 /// The program in the README compiles too.
 #[cfg(doctest)]

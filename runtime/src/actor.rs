@@ -13,6 +13,8 @@ use actix::prelude::*;
 
 use crate::error::ExecutionError;
 use crate::job::JobCore;
+use crate::metrics::add_time;
+use crate::observe::SpanEnd;
 use crate::task::{Clock, Progress, Task, TaskShared, Wait, Waiting};
 
 /// Says that there may be something to do.
@@ -72,6 +74,18 @@ impl Clock for SystemClock {
     }
 }
 
+/// How a step ended, as a timeline shows it.
+fn span_end<E, P>(result: &Result<Result<Progress, E>, P>) -> SpanEnd {
+    match result {
+        Ok(Ok(Progress::Again)) => SpanEnd::Again,
+        Ok(Ok(Progress::Wait(Wait::Input(_)))) => SpanEnd::Idle,
+        Ok(Ok(Progress::Wait(Wait::Room(_)))) => SpanEnd::Parked,
+        Ok(Ok(Progress::Wait(Wait::Memory(_)))) => SpanEnd::Memory,
+        Ok(Ok(Progress::Wait(Wait::Outside(_)))) => SpanEnd::Blocked,
+        Ok(Ok(Progress::Finished)) | Ok(Err(_)) | Err(_) => SpanEnd::Ended,
+    }
+}
+
 /// The actor of one task.
 pub(crate) struct TaskActor {
     task: Option<Task>,
@@ -80,13 +94,17 @@ pub(crate) struct TaskActor {
     waker: Waker,
     job: Arc<JobCore>,
     clock: Arc<dyn Clock>,
+    /// The thread, among all of the cluster.
+    thread: usize,
 }
 
 impl TaskActor {
     pub(crate) fn new(task: Task, flag: Arc<WakeFlag>, job: Arc<JobCore>, clock: Arc<dyn Clock>) -> Self {
         let waker = Waker::from(Arc::clone(&flag));
         task.shared().set_woken(Arc::clone(&flag.scheduled));
-        Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock }
+        let (worker, thread) = job.plan.arbiter(task.shared().partition);
+        let thread = worker * job.plan.threads_per_worker + thread;
+        Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock, thread }
     }
 
     /// Answers one wake-up: steps the task, and sees to it that what it waits for outside wakes it.
@@ -110,20 +128,26 @@ impl TaskActor {
             self.end();
             return None;
         }
-        self.shared.set_waiting(Waiting::Running, self.clock.now());
+        let start = self.clock.now();
+        self.shared.set_waiting(Waiting::Running, start);
         let shared = &self.shared;
         let _span =
             tracing::trace_span!("step", job = self.job.id, task = %shared.name(), partition = shared.partition)
                 .entered();
         // The operator is not called again after a panic: its state may be anything.
         let result = catch_unwind(AssertUnwindSafe(|| task.step()));
+        let end = self.clock.now();
+        add_time(&self.shared.counters.running_ns, end.saturating_sub(start));
+        if let Some(recorder) = self.job.recorder().filter(|recorder| recorder.is_on()) {
+            recorder.add(self.job.id, &self.shared, self.thread, (start, end), span_end(&result));
+        }
         let error = match result {
             Ok(Ok(Progress::Again)) => {
                 self.waker.wake_by_ref();
                 return None;
             }
             Ok(Ok(Progress::Wait(wait))) => {
-                self.shared.set_waiting(Waiting::from(&wait), self.clock.now());
+                self.shared.set_waiting(Waiting::from(&wait), end);
                 return Some(wait);
             }
             Ok(Ok(Progress::Finished)) => {

@@ -103,6 +103,8 @@ pub(crate) fn build(
         tasks: placed.iter().map(|placed| Arc::clone(placed.task.shared())).collect(),
         edges: builder.edge_counters.into_iter().zip(builder.ports).collect(),
         accounts: builder.instance_accounts,
+        hands: builder.accounts,
+        clock: Arc::clone(clock),
         scans: builder.scans.into_iter().flatten().collect(),
         spaces: builder.spaces,
     };

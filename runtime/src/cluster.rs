@@ -26,6 +26,7 @@ use crate::graph::Graph;
 use crate::io::Io;
 use crate::job::{Job, JobCore};
 use crate::memory::MemoryPool;
+use crate::observe::{Observed, Observer};
 use crate::plan::Plan;
 use crate::spill::{SpillDir, SpillSpace};
 use crate::task::Clock;
@@ -57,6 +58,7 @@ struct Shared {
     jobs: Mutex<Option<Io>>,
     commands: UnboundedSender<Command>,
     clock: Arc<dyn Clock>,
+    observed: Arc<Observed>,
     closed: AtomicBool,
 }
 
@@ -93,6 +95,7 @@ impl Cluster {
         let pools: Vec<_> = (0..config.workers).map(|_| MemoryPool::new(config.memory_limit_bytes)).collect();
         let shared = Arc::new(Shared {
             workers: Mutex::new(None),
+            observed: Observed::new(config.clone(), pools.clone()),
             pools,
             spill: Mutex::new(Some(spill)),
             jobs: Mutex::new(None),
@@ -147,6 +150,11 @@ impl Cluster {
         &self.shared.pools
     }
 
+    /// A handle that shows the cluster's jobs and who holds its memory. It keeps nothing running.
+    pub fn observer(&self) -> Observer {
+        Observer::new(Arc::clone(&self.shared.observed))
+    }
+
     /// The folder of this cluster's spill files; empty if the cluster is closed.
     pub fn spill_path(&self) -> PathBuf {
         self.shared.spill.lock().as_ref().map_or_else(PathBuf::new, |dir| dir.path().to_path_buf())
@@ -196,6 +204,7 @@ impl Cluster {
         let io = self.shared.jobs.lock().clone().ok_or(ExecutionError::Closed)?;
         let id = self.next_job.fetch_add(1, Relaxed);
         let core = JobCore::new(id, Arc::new(plan), io, self.shared.pools.clone());
+        self.shared.observed.add(&core);
         self.shared.commands.send(Command::Run(Arc::clone(&core))).map_err(|_| ExecutionError::Closed)?;
         Ok(Job::new(core))
     }
@@ -215,6 +224,7 @@ impl Cluster {
     fn shut_down(&mut self) {
         let Some(control) = self.control.take() else { return };
         self.shared.closed.store(true, SeqCst);
+        self.shared.observed.close();
         let _ = self.shared.commands.send(Command::Close);
         // The control thread ends once all jobs have: a panic there has been reported on its own.
         let _ = control.join();

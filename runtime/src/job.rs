@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -17,13 +17,14 @@ use crate::graph::{NodeKind, ResultId};
 use crate::io::{Completion, Io, Ticket};
 use crate::mailbox::Port;
 use crate::memory::{Account, MemoryPool};
-use crate::metrics::{EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, TaskMetrics, WorkerMetrics, time};
-use crate::plan::Plan;
+use crate::metrics::{Analysis, EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, WorkerMetrics};
+use crate::observe::{JobLog, Recorder};
+use crate::plan::{Plan, PlanShape};
 use crate::result::{CallerWake, ResultStream};
 use crate::sink::Receipt;
 use crate::source::Scan;
 use crate::spill::SpillSpace;
-use crate::task::TaskShared;
+use crate::task::{Clock, TaskShared};
 
 /// A job of a cluster. Dropping it cancels it.
 pub struct Job {
@@ -90,6 +91,11 @@ impl Job {
     pub fn plan(&self) -> &Plan {
         &self.core.plan
     }
+
+    /// Its number, as in logs and on the dashboard.
+    pub fn id(&self) -> u64 {
+        self.core.id
+    }
 }
 
 impl Drop for Job {
@@ -118,12 +124,23 @@ impl JobMonitor {
     pub fn state(&self) -> JobState {
         self.0.state()
     }
+
+    /// Its plan with what its operators have done so far: what `explain analyze` shows.
+    pub fn analysis(&self) -> Analysis {
+        Analysis::new(&self.0.shape(), &self.metrics())
+    }
 }
 
 /// What the parts of a job share.
 pub(crate) struct JobCore {
     pub(crate) id: u64,
     pub(crate) plan: Arc<Plan>,
+    /// When it was handed to the cluster.
+    pub(crate) submitted: SystemTime,
+    /// Made when somebody looks.
+    shape: OnceLock<Arc<PlanShape>>,
+    /// Where it is shown, and where its steps are recorded on request.
+    observed: OnceLock<(Arc<JobLog>, Arc<Recorder>)>,
     cancelled: AtomicBool,
     error: OnceLock<ExecutionError>,
     /// Of all tasks and result streams: woken by an error and by a cancel.
@@ -138,7 +155,7 @@ pub(crate) struct JobCore {
     started: OnceLock<Instant>,
     elapsed: OnceLock<Duration>,
     running: Mutex<Option<Running>>,
-    last_metrics: OnceLock<JobMetrics>,
+    last_metrics: OnceLock<Arc<JobMetrics>>,
     ended: Ticket,
     completion: Mutex<Option<Completion>>,
     /// One for each result node.
@@ -155,6 +172,9 @@ pub(crate) struct Running {
     pub(crate) edges: Vec<(Arc<EdgeCounters>, Vec<Arc<Port>>)>,
     /// Accounts of each node's instances.
     pub(crate) accounts: Vec<Vec<Account>>,
+    /// Accounts of each stage's tasks.
+    pub(crate) hands: Vec<Vec<Account>>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) scans: Vec<Arc<dyn Scan>>,
     pub(crate) spaces: Vec<SpillSpace>,
 }
@@ -167,6 +187,9 @@ impl JobCore {
         Arc::new(Self {
             id,
             plan,
+            submitted: SystemTime::now(),
+            shape: OnceLock::new(),
+            observed: OnceLock::new(),
             callers,
             cancelled: AtomicBool::new(false),
             error: OnceLock::new(),
@@ -184,6 +207,21 @@ impl JobCore {
             io,
             pools,
         })
+    }
+
+    /// From now on it is shown in `log`, and its steps are recorded on request.
+    pub(crate) fn observe(&self, log: &Arc<JobLog>, recorder: &Arc<Recorder>) {
+        let _ = self.observed.set((Arc::clone(log), Arc::clone(recorder)));
+    }
+
+    /// Records steps on request, if the job is shown anywhere.
+    pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
+        self.observed.get().map(|(_, recorder)| recorder)
+    }
+
+    /// Its graph as plain data.
+    pub(crate) fn shape(&self) -> Arc<PlanShape> {
+        Arc::clone(self.shape.get_or_init(|| Arc::new(self.plan.shape())))
     }
 
     /// The caller's end of a result.
@@ -316,8 +354,11 @@ impl JobCore {
         }
         let _ = self.elapsed.set(self.started.get().map_or(Duration::ZERO, Instant::elapsed));
         let state = self.final_state();
-        let metrics = JobMetrics { state, ..self.snapshot() };
-        let _ = self.last_metrics.set(metrics);
+        let metrics = Arc::new(JobMetrics { state, ..self.snapshot() });
+        let _ = self.last_metrics.set(Arc::clone(&metrics));
+        if let Some((log, _)) = self.observed.get() {
+            log.end(self, metrics, self.error.get());
+        }
         let running = self.running.lock().take();
         drop(running);
         self.wakers.lock().clear();
@@ -363,7 +404,7 @@ impl JobCore {
 
     pub(crate) fn metrics(&self) -> JobMetrics {
         match self.last_metrics.get() {
-            Some(metrics) => metrics.clone(),
+            Some(metrics) => JobMetrics::clone(metrics),
             None => JobMetrics { state: self.state(), ..self.snapshot() },
         }
     }
@@ -397,42 +438,9 @@ impl JobCore {
             source_bytes_done: 0,
             source_bytes_total: None,
         };
-        let Some(running) = &*running else { return metrics };
-        for task in &running.tasks {
-            metrics.source_bytes_done += task.counters.source_bytes.load(Relaxed);
-            for (&node, (_, counters)) in self.plan.stages[task.stage].nodes.iter().zip(&task.nodes) {
-                metrics.nodes[node].add(counters);
-            }
-            metrics.tasks.push(TaskMetrics {
-                name: task.name(),
-                partition: task.partition,
-                worker: task.worker,
-                steps: task.counters.steps.load(Relaxed),
-                state: task.state(),
-                busy: time(&task.counters.busy_ns),
-                idle: time(&task.counters.idle_ns),
-                parked: time(&task.counters.parked_ns),
-                waiting_for_memory: time(&task.counters.memory_ns),
-                blocked: time(&task.counters.blocked_ns),
-            });
+        if let Some(running) = &*running {
+            metrics.add_running(&self.plan, running);
         }
-        for (node, accounts) in metrics.nodes.iter_mut().zip(&running.accounts) {
-            node.state_bytes = accounts.iter().map(Account::held_in_all).sum();
-            node.peak_state_bytes = accounts.iter().map(Account::peak).sum();
-        }
-        for (edge, (counters, ports)) in metrics.edges.iter_mut().zip(&running.edges) {
-            edge.rows = counters.rows.load(Relaxed);
-            edge.batches = counters.batches.load(Relaxed);
-            edge.bytes = counters.bytes.load(Relaxed);
-            edge.parked = time(&counters.parked_ns);
-            edge.spooled_bytes = counters.spooled_bytes.load(Relaxed);
-            edge.queued_bytes = ports.iter().map(|port| port.queued_bytes()).sum();
-            edge.capacity_bytes = ports.iter().map(|port| port.capacity()).sum();
-        }
-        for (worker, space) in metrics.workers.iter_mut().zip(&running.spaces) {
-            worker.spilled_bytes = space.spilled_bytes();
-        }
-        metrics.source_bytes_total = running.scans.iter().map(|scan| scan.total_bytes()).sum();
         metrics
     }
 }

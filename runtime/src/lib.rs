@@ -3,7 +3,8 @@
 //! Reading order: [`graph`] (what is declared), [`operator`], [`source`], [`sink`] (what users implement),
 //! [`plan`] (the graph expanded to partitions), `task` (one fused chain as a state machine), `mailbox` and
 //! `exchange` (how batches travel), [`memory`] and [`spill`] (how they stay within the limit), [`state`]
-//! (containers that spill by themselves), `actor`, [`cluster`] and [`job`] (how it runs).
+//! (containers that spill by themselves), `actor`, [`cluster`] and [`job`] (how it runs), [`metrics`] and [`observe`]
+//! (what it shows of itself).
 
 pub mod allocator;
 pub mod batch;
@@ -16,6 +17,7 @@ pub mod io;
 pub mod job;
 pub mod memory;
 pub mod metrics;
+pub mod observe;
 pub mod operator;
 pub mod plan;
 pub mod result;
@@ -39,6 +41,7 @@ pub use config::{ClusterConfig, format_bytes, parse_bytes};
 pub use error::{ExecutionError, OperatorError, Place, PlanError, Result};
 pub use graph::{Exchange, Graph, Input, NodeId, Partitions, ResultId};
 pub use job::{Job, JobMonitor, JobSummary};
+pub use observe::Observer;
 pub use operator::{Map, Operator, OperatorContext, OperatorSpec, Outbox, Port, PortSet, Step};
 pub use plan::Plan;
 pub use result::ResultStream;

@@ -104,7 +104,7 @@ fn stuck_tasks(plan: &Plan, running: &Running) -> Vec<usize> {
             Waiting::Input(_) | Waiting::Memory(_) | Waiting::Task => true,
             // The caller is outside.
             Waiting::Room(receivers) => receivers.iter().all(|(edge, _)| plan.edges[*edge].to_stage.is_some()),
-            Waiting::Running | Waiting::Outside | Waiting::Ended => false,
+            Waiting::Running | Waiting::Outside(_) | Waiting::Ended => false,
         })
         .collect();
     loop {

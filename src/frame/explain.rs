@@ -1,5 +1,7 @@
 //! What a frame would do, without doing it: the plan as written, as optimised, and as a graph of actors.
 
+use aqueduct_runtime::metrics::Analysis;
+
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::{self, Planned};
@@ -19,6 +21,38 @@ impl Frame {
     }
 
     /// The titles and texts of [`Frame::explain`].
+    /// Runs the frame, drops its rows, and says what each operator did: rows, bytes, time, memory, disk, and which one
+    /// held the others up. Blocks the thread. [`Frame::analyze`] has the same as figures and as JSON.
+    ///
+    /// ```
+    /// # use aqueduct::prelude::*;
+    /// # fn main() -> aqueduct::Result<()> {
+    /// # let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start()?;
+    /// let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(100_000)))?;
+    /// let analysis = numbers.filter((col("n") % lit(10)).eq(lit(0))).analyze()?;
+    /// println!("{analysis}");
+    /// let filter = analysis.operators.iter().find(|operator| operator.kind == "filter").expect("it filters");
+    /// assert_eq!((filter.rows_in, filter.rows_out), (100_000, 10_000));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn explain_analyze(&self) -> Result<String> {
+        self.analyze().map(|analysis| analysis.to_string())
+    }
+
+    /// Runs the frame, drops its rows, and counts what each operator did. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Frame::compute`].
+    pub fn analyze(&self) -> Result<Analysis> {
+        run::analyze(self)
+    }
+
     pub(crate) fn explain_parts(&self) -> Result<Vec<(&'static str, String)>> {
         on_large_stack(|| self.explain_parts_here())
     }

@@ -46,7 +46,8 @@ impl LocalCluster {
     /// `nulls first` or `nulls last`. A number with a point is a decimal.
     ///
     /// `explain`, `describe`, `show tables`, `values`, `create view`, `create table` and `insert into`, `drop view` and
-    /// `drop table`, and `copy (…) to 'file.csv'` work, too. Those that change something do so at once. Of several
+    /// `drop table`, and `copy (…) to 'file.csv'` work, too. Those that change something do so at once, and
+    /// `explain analyze` runs its query at once. Of several
     /// statements, divided by `;`, all but the last must be of that kind. The rows of a table that a statement made are kept
     /// on disk, as [`Frame::cache`] keeps them.
     ///

@@ -53,7 +53,7 @@ impl LocalCluster {
             LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_) => {
                 Err(Error::unsupported(format!("the statement {}", plan.display())))
             }
-            LogicalPlan::Analyze(_) => Err(Error::unsupported("explain analyze")),
+            LogicalPlan::Analyze(analyze) => rows(self.analyzed(with_short_names(analyze.input.as_ref().clone())?)?),
             query => rows(self.frame(with_short_names(query)?)),
         }
     }
@@ -68,6 +68,12 @@ impl LocalCluster {
         let kinds = StringViewArray::from_iter_values(kinds);
         let texts = StringViewArray::from_iter_values(texts);
         self.columns([("plan_type", Arc::new(kinds) as ArrayRef), ("plan", Arc::new(texts))])
+    }
+
+    /// Runs a query at once; its rows are dropped.
+    fn analyzed(&self, query: LogicalPlan) -> Result<Frame> {
+        let text = StringViewArray::from_iter_values([self.frame(query).explain_analyze()?]);
+        self.columns([("plan", Arc::new(text) as ArrayRef)])
     }
 
     fn described(&self, schema: &SchemaRef) -> Result<Frame> {

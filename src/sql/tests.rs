@@ -168,6 +168,20 @@ fn explain_and_describe_are_rows() {
 }
 
 #[test]
+fn explain_analyze_runs_the_query_and_says_what_its_operators_did() {
+    let cluster = numbers();
+    let rows = cluster.sql("explain analyze select n % 3 as k, count(*) from numbers where n > 3 group by 1");
+    let rows = rows.and_then(|frame| frame.compute()).expect("rows");
+    let text = rows.strings("plan").expect("text")[0].clone().expect("one");
+    assert!(text.starts_with("finished after"), "{text}");
+    let line = text.lines().find(|line| line.contains("filter")).unwrap_or_else(|| panic!("{text}"));
+    assert!(text.contains("bottleneck") && line.split_whitespace().count() > 5, "{text}");
+    assert_eq!(rows.num_rows(), 1);
+    let error = error(&cluster, "explain analyze select 1 / n from numbers");
+    assert!(error.contains("zero"), "{error}");
+}
+
+#[test]
 fn a_query_is_copied_to_a_file() {
     let cluster = numbers();
     let folder = tempfile::tempdir().expect("a folder");

@@ -208,6 +208,11 @@ impl Port {
         })
     }
 
+    /// What its lanes are charged to.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.lanes.iter().map(|lane| &lane.account)
+    }
+
     fn release(&self, lane: usize, permit: usize) {
         let next = {
             let mut ledger = self.lanes[lane].ledger.lock();

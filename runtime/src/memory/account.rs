@@ -91,6 +91,11 @@ impl Account {
         self.beyond(self.held()) + self.0.parts.lock().iter().map(Account::excess).sum::<usize>()
     }
 
+    /// Bytes charged, here and in its parts: what is held, or the floor where that is more.
+    pub fn charged(&self) -> usize {
+        self.held().max(self.floor()) + self.0.parts.lock().iter().map(Account::charged).sum::<usize>()
+    }
+
     /// The worker's pool.
     pub fn pool(&self) -> &MemoryPool {
         &self.0.pool

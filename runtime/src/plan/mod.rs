@@ -13,6 +13,7 @@ mod check;
 mod explain;
 mod floors;
 mod hazards;
+mod shape;
 
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ use arrow::datatypes::SchemaRef;
 use crate::config::ClusterConfig;
 use crate::error::PlanError;
 use crate::graph::{Exchange, Graph, NodeId, NodeKind};
+
+pub(crate) use shape::counted;
+pub use shape::{EdgeShape, NodeRole, NodeShape, PlanShape, StageShape};
 
 /// Rows that a batch has at the most, unless a user's operator makes larger ones.
 const BATCH_ROWS: usize = 8192;

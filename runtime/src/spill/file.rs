@@ -119,7 +119,7 @@ impl SpillFile {
     /// Starts to read one batch back. Not accounted: reserve [`SpillFile::fetch_bytes`] first.
     pub fn fetch(&self, batch: SpilledBatch) -> Fetch {
         let file = Arc::clone(&self.inner);
-        let pending = self.inner.space.io().run("reading spilled state", move || file.read(batch));
+        let pending = self.inner.space.io().run(super::READING, move || file.read(batch));
         Fetch { pending, path: self.inner.path.clone() }
     }
 

@@ -32,6 +32,11 @@ use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
 use crate::memory::{Account, Reservation};
 
+/// What tasks wait for whose spilled state is written.
+pub(crate) const WRITING: &str = "writing spilled state";
+/// What tasks wait for whose spilled state is read back.
+pub(crate) const READING: &str = "reading spilled state";
+
 /// Where one job spills on one worker: a folder of its own, the cluster's spill limit, counters, and the
 /// worker's I/O threads, which do the writing. Clones are the same space.
 #[derive(Clone, Debug)]
@@ -110,7 +115,7 @@ impl SpillSpace {
     pub fn backlog(&self) -> Option<Ticket> {
         let mut queue = self.inner.queue.lock();
         if queue.backlog.is_none() && queue.reservation.bytes() > self.inner.floor_bytes / 2 {
-            queue.backlog = Some(Ticket::new("writing spilled state"));
+            queue.backlog = Some(Ticket::new(WRITING));
         }
         queue.backlog.as_ref().map(|(ticket, _)| ticket.clone())
     }
@@ -128,7 +133,7 @@ impl SpillSpace {
     pub fn flush_blocking(&self) {
         loop {
             // One piece of work behind the others says that a thread has taken all before it.
-            let mut pending = self.inner.io.run("writing spilled state", || ());
+            let mut pending = self.inner.io.run(WRITING, || ());
             pending.ticket().wait();
             pending.take();
             if self.inner.queue.lock().reservation.bytes() == 0 {
@@ -136,6 +141,11 @@ impl SpillSpace {
             }
             std::thread::yield_now();
         }
+    }
+
+    /// Bytes of frames that wait for the disk, and the bytes that are set aside for them.
+    pub(crate) fn workspace(&self) -> (usize, usize) {
+        (self.inner.queue.lock().reservation.bytes(), self.inner.floor_bytes)
     }
 
     /// The folder it is in.

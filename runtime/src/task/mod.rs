@@ -22,7 +22,7 @@ use arrow::record_batch::RecordBatch;
 
 pub(crate) use head::{Head, Ports, SourceHead};
 pub(crate) use link::Link;
-pub(crate) use shared::{TaskShared, Waiting};
+pub(crate) use shared::{TaskShared, Waiting, is_spilling};
 pub(crate) use tail::{OutputEdge, Outputs, SinkTail, Tail};
 
 use crate::batch::batch_bytes;
@@ -144,7 +144,7 @@ impl Task {
                 return Ok(Progress::Wait(Wait::Outside(ticket)));
             }
             self.parts.shared.enter_tail();
-            if let Some(wait) = self.parts.tail.flush()? {
+            if let Some(wait) = self.timed_tail(self.parts.tail.is_writing(), Tail::flush)? {
                 self.parked = matches!(wait, Wait::Room(_)).then(|| self.parts.clock.now());
                 return self.wait(wait);
             }
@@ -160,13 +160,29 @@ impl Task {
                     if self.parts.order == Order::Partition && !std::mem::replace(&mut self.ended, true) {
                         self.parts.tail.split_done(self.parts.shared.partition as Origin);
                     }
-                    return match self.parts.tail.finish()? {
+                    return match self.timed_tail(self.parts.tail.is_sink(), Tail::finish)? {
                         Some(wait) => self.wait(wait),
                         None => Ok(Progress::Finished),
                     };
                 }
             }
         }
+    }
+
+    /// Runs a part of the tail; the time that a sink takes for it is the sink's.
+    fn timed_tail(
+        &mut self,
+        is_sinks: bool,
+        run: impl FnOnce(&mut Tail) -> Result<Option<Wait>>,
+    ) -> Result<Option<Wait>> {
+        if !is_sinks {
+            return run(&mut self.parts.tail);
+        }
+        let before = self.parts.clock.now();
+        let outcome = run(&mut self.parts.tail);
+        let node = self.parts.shared.nodes.len() - 1;
+        add_time(&self.parts.shared.node(node).busy_ns, self.parts.clock.now() - before);
+        outcome
     }
 
     /// Where memory is what is waited for outside, others are asked for it once there is nothing of one's own.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::error::Place;
 use crate::metrics::{NodeCounters, TaskCounters, TaskState, add_time};
+use crate::spill;
 use crate::task::Wait;
 
 /// The public side of a task.
@@ -24,6 +25,8 @@ pub(crate) struct TaskShared {
     waiting: Mutex<(Waiting, Duration)>,
     /// Whether a wake-up is on its way: the task is about to run, however long its arbiter is busy with others.
     woken: OnceLock<Arc<AtomicBool>>,
+    /// Its name, once it was asked for.
+    label: OnceLock<Arc<str>>,
 }
 
 /// What a task waits for, as the watchdog sees it.
@@ -36,7 +39,8 @@ pub(crate) enum Waiting {
     Memory(usize),
     /// For another task, by a way of its operator's own.
     Task,
-    Outside,
+    /// For something outside the dataflow: what.
+    Outside(&'static str),
     Ended,
 }
 
@@ -57,6 +61,7 @@ impl TaskShared {
             split: Mutex::new(None),
             waiting: Mutex::new((Waiting::Running, Duration::ZERO)),
             woken: OnceLock::new(),
+            label: OnceLock::new(),
         }
     }
 
@@ -92,6 +97,11 @@ impl TaskShared {
         names.join(" -> ")
     }
 
+    /// Its name, shared.
+    pub(crate) fn label(&self) -> Arc<str> {
+        Arc::clone(self.label.get_or_init(|| self.name().into()))
+    }
+
     /// Tells it where to see that a wake-up is on its way.
     pub(crate) fn set_woken(&self, woken: Arc<AtomicBool>) {
         let _ = self.woken.set(woken);
@@ -113,12 +123,17 @@ impl TaskShared {
             Waiting::Input(_) => &self.counters.idle_ns,
             Waiting::Room(_) => &self.counters.parked_ns,
             Waiting::Memory(_) => &self.counters.memory_ns,
-            Waiting::Outside | Waiting::Task => &self.counters.blocked_ns,
+            Waiting::Outside(_) | Waiting::Task => &self.counters.blocked_ns,
             Waiting::Ended => return,
         };
         // Time in the queue of the arbiter counts as busy: the task could run.
         if current.1 > Duration::ZERO {
             add_time(counter, time);
+            if let Waiting::Outside(what) = current.0 {
+                // It waits where it was when it began to wait.
+                let node = self.node(self.at.load(Relaxed));
+                add_time(if is_spilling(what) { &node.disk_ns } else { &node.outside_ns }, time);
+            }
         }
         *current = (waiting, now);
     }
@@ -129,10 +144,25 @@ impl TaskShared {
             Waiting::Input(_) => TaskState::Idle,
             Waiting::Room(_) => TaskState::Parked,
             Waiting::Memory(_) => TaskState::WaitingForMemory,
-            Waiting::Outside | Waiting::Task => TaskState::Blocked,
+            Waiting::Outside(_) | Waiting::Task => TaskState::Blocked,
             Waiting::Ended => TaskState::Ended,
         }
     }
+
+    /// What it waits for, and since when; the time since then is booked nowhere yet.
+    pub(crate) fn current(&self) -> (Waiting, Duration) {
+        self.waiting.lock().clone()
+    }
+
+    /// The node whose code ran last, counted along the chain.
+    pub(crate) fn at(&self) -> usize {
+        self.at.load(Relaxed)
+    }
+}
+
+/// Whether a wait is one for spilled state.
+pub(crate) fn is_spilling(what: &str) -> bool {
+    what == spill::WRITING || what == spill::READING
 }
 
 impl From<&Wait> for Waiting {
@@ -142,7 +172,7 @@ impl From<&Wait> for Waiting {
             Wait::Room(receivers) => Waiting::Room(receivers.clone()),
             Wait::Memory(bytes) => Waiting::Memory(*bytes),
             Wait::Outside(ticket) if ticket.is_of_task() => Waiting::Task,
-            Wait::Outside(_) => Waiting::Outside,
+            Wait::Outside(ticket) => Waiting::Outside(ticket.what()),
         }
     }
 }

@@ -48,6 +48,15 @@ impl Tail {
         }
     }
 
+    pub(crate) fn is_sink(&self) -> bool {
+        matches!(self, Tail::Sink(_))
+    }
+
+    /// Whether it is a sink that has something to do.
+    pub(crate) fn is_writing(&self) -> bool {
+        matches!(self, Tail::Sink(sink) if sink.resume || !sink.pending.is_empty())
+    }
+
     /// All rows of a split have been pushed.
     pub(crate) fn split_done(&mut self, origin: Origin) {
         if let Tail::Outputs(outputs) = self {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 /// How long [`eventually`] waits. Generous, as a machine under load may stall a thread for seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What the names of our threads start with: our own, and actix's arbiters.
-const PREFIXES: [&str; 2] = ["aq-", "actix-rt"];
+/// What the names of our threads start with: our own, and actix's.
+const PREFIXES: [&str; 2] = ["aq-", "actix-"];
 
 /// Names of the running threads of this process that are ours: control, arbiters, I/O, timers. The system keeps
 /// 15 characters of each.

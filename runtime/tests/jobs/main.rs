@@ -1,6 +1,7 @@
 //! Whole jobs from the outside, over 1, 2 and 8 partitions, each within a time limit.
 
 mod backpressure;
+mod bottleneck;
 mod diamond;
 mod failure;
 mod flow;

@@ -221,7 +221,7 @@ impl SimulatedJob {
                 }
                 Waiting::Memory(bytes) => format!("{bytes} bytes of memory"),
                 Waiting::Task => "another task".into(),
-                Waiting::Outside => "something outside".into(),
+                Waiting::Outside(what) => format!("{what}, from outside"),
                 Waiting::Running => "its turn".into(),
                 Waiting::Ended => continue,
             };

@@ -1,13 +1,24 @@
 //! What a running job counts, and the snapshot of it that people and programs read.
 //!
-//! Counters are written by one task each, so relaxed atomics do; a snapshot may be torn by one step.
+//! Counters are written by one task each, so relaxed atomics do; a snapshot may be torn by one step. What is
+//! derived from snapshots ([`bottleneck`], [`Analysis`]) is a function of them alone.
+
+mod analysis;
+mod bottleneck;
+mod snapshot;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
+pub use analysis::{Analysis, OperatorAnalysis, StageAnalysis};
+pub use bottleneck::{Bottleneck, Cause, bottleneck};
+
 use crate::memory::MemoryPool;
-use crate::plan::{Edge, Plan, PlanNode};
+use crate::plan::{Edge, NodeRole, Plan, PlanNode};
 
 /// Counters of one edge, shared by its ports.
 #[derive(Debug, Default)]
@@ -29,6 +40,10 @@ pub(crate) struct NodeCounters {
     pub(crate) batches_out: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
+    /// Time that its task waited there for something outside, spilled state apart.
+    pub(crate) outside_ns: AtomicU64,
+    /// Time that its task waited there for spilled state to be written or read.
+    pub(crate) disk_ns: AtomicU64,
     /// Counted by the instance's spill space.
     pub(crate) spilled_bytes: Arc<AtomicU64>,
 }
@@ -37,6 +52,7 @@ pub(crate) struct NodeCounters {
 #[derive(Debug, Default)]
 pub(crate) struct TaskCounters {
     pub(crate) steps: AtomicU64,
+    pub(crate) running_ns: AtomicU64,
     pub(crate) busy_ns: AtomicU64,
     pub(crate) idle_ns: AtomicU64,
     pub(crate) parked_ns: AtomicU64,
@@ -54,12 +70,18 @@ pub(crate) fn add_time(counter: &AtomicU64, time: Duration) {
     counter.fetch_add(time.as_nanos() as u64, Relaxed);
 }
 
+/// Times are seconds in what programs read.
+pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_micros() as f64 / 1e6)
+}
+
 pub(crate) fn time(counter: &AtomicU64) -> Duration {
     Duration::from_nanos(counter.load(Relaxed))
 }
 
 /// Where a job stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// It waits for memory that other jobs hold.
     Waiting,
@@ -74,11 +96,12 @@ pub enum JobState {
 }
 
 /// A snapshot of a job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct JobMetrics {
     /// Where the job stands.
     pub state: JobState,
     /// Since its start.
+    #[serde(rename = "elapsed_seconds", serialize_with = "seconds")]
     pub elapsed: Duration,
     /// One entry per node, in the order of declaration; sums over partitions.
     pub nodes: Vec<NodeMetrics>,
@@ -97,7 +120,7 @@ pub struct JobMetrics {
 }
 
 /// A snapshot of a node, summed over its partitions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct NodeMetrics {
     /// Name of the node.
     pub name: String,
@@ -115,8 +138,19 @@ pub struct NodeMetrics {
     pub batches_out: u64,
     /// Bytes emitted.
     pub bytes_out: u64,
+    /// Where in the graph it stands.
+    pub role: NodeRole,
+    /// Its stage; `None` if the caller reads it.
+    pub stage: Option<usize>,
     /// Time spent in the node's code, summed over partitions.
+    #[serde(rename = "busy_seconds", serialize_with = "seconds")]
     pub busy: Duration,
+    /// Time that its tasks waited there for something outside, such as a read, spilled state apart.
+    #[serde(rename = "outside_seconds", serialize_with = "seconds")]
+    pub outside: Duration,
+    /// Time that its tasks waited there for spilled state to be written or read back.
+    #[serde(rename = "disk_seconds", serialize_with = "seconds")]
+    pub disk: Duration,
     /// Bytes of state held now.
     pub state_bytes: usize,
     /// Most bytes of state held, summed over partitions.
@@ -126,8 +160,12 @@ pub struct NodeMetrics {
 }
 
 /// A snapshot of an edge.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct EdgeMetrics {
+    /// Index of the sending node.
+    pub from_node: usize,
+    /// Index of the receiving node.
+    pub to_node: usize,
     /// Name of the sending node.
     pub from: String,
     /// Name of the receiving node.
@@ -144,39 +182,83 @@ pub struct EdgeMetrics {
     pub queued_bytes: usize,
     /// Bytes that its ports may hold.
     pub capacity_bytes: usize,
+    /// How full the fullest of its ports is, as a share: one that is full holds senders up, however empty others are.
+    pub fullest: f64,
     /// Time that its senders were parked on it, summed over senders.
+    #[serde(rename = "parked_seconds", serialize_with = "seconds")]
     pub parked: Duration,
     /// Bytes that went through the disk.
     pub spooled_bytes: u64,
 }
 
 /// A snapshot of a task.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TaskMetrics {
     /// Names of its nodes, from first to last.
     pub name: String,
+    /// Its stage.
+    pub stage: usize,
     /// Its partition.
     pub partition: usize,
     /// Its worker.
     pub worker: usize,
+    /// Its thread, among those of the worker.
+    pub thread: usize,
     /// Steps run.
     pub steps: u64,
     /// What it does now.
     pub state: TaskState,
-    /// Time spent in steps.
+    /// What it waits for outside the dataflow, if it does.
+    pub blocked_on: Option<&'static str>,
+    /// Time that it ran.
+    #[serde(rename = "running_seconds", serialize_with = "seconds")]
+    pub running: Duration,
+    /// Time that it ran, or could have: the wait for its turn on its thread is part of it.
+    #[serde(rename = "busy_seconds", serialize_with = "seconds")]
     pub busy: Duration,
     /// Time spent waiting for input.
+    #[serde(rename = "idle_seconds", serialize_with = "seconds")]
     pub idle: Duration,
     /// Time spent parked: waiting for room at a receiver.
+    #[serde(rename = "parked_seconds", serialize_with = "seconds")]
     pub parked: Duration,
     /// Time spent waiting for memory.
+    #[serde(rename = "waiting_for_memory_seconds", serialize_with = "seconds")]
     pub waiting_for_memory: Duration,
     /// Time spent waiting for a disk, a gate, or another thing outside.
+    #[serde(rename = "blocked_seconds", serialize_with = "seconds")]
     pub blocked: Duration,
+    /// Its share of each of its nodes.
+    pub nodes: Vec<TaskNodeMetrics>,
+}
+
+/// A snapshot of a node at one partition.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct TaskNodeMetrics {
+    /// Index of the node.
+    pub node: usize,
+    /// Rows taken in.
+    pub rows_in: u64,
+    /// Rows emitted.
+    pub rows_out: u64,
+    /// Time spent in the node's code.
+    #[serde(rename = "busy_seconds", serialize_with = "seconds")]
+    pub busy: Duration,
+    /// Time waited there for something outside, spilled state apart.
+    #[serde(rename = "outside_seconds", serialize_with = "seconds")]
+    pub outside: Duration,
+    /// Time waited there for spilled state.
+    #[serde(rename = "disk_seconds", serialize_with = "seconds")]
+    pub disk: Duration,
+    /// Bytes of state held now.
+    pub state_bytes: usize,
+    /// Bytes of state written to disk.
+    pub spilled_bytes: u64,
 }
 
 /// What a task does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// It runs or is about to.
     Busy,
@@ -193,7 +275,7 @@ pub enum TaskState {
 }
 
 /// A snapshot of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct WorkerMetrics {
     /// The limit.
     pub limit_bytes: usize,
@@ -213,6 +295,7 @@ impl NodeMetrics {
             name: node.name.to_string(),
             kind: node.kind.name().to_string(),
             partitions: node.partitions,
+            role: NodeRole::of(&node.kind),
             ..Self::default()
         }
     }
@@ -224,6 +307,8 @@ impl NodeMetrics {
         self.batches_out += counters.batches_out.load(Relaxed);
         self.bytes_out += counters.bytes_out.load(Relaxed);
         self.busy += time(&counters.busy_ns);
+        self.outside += time(&counters.outside_ns);
+        self.disk += time(&counters.disk_ns);
         self.spilled_bytes += counters.spilled_bytes.load(Relaxed);
     }
 }
@@ -231,6 +316,8 @@ impl NodeMetrics {
 impl EdgeMetrics {
     pub(crate) fn of(plan: &Plan, edge: &Edge) -> Self {
         Self {
+            from_node: edge.from,
+            to_node: edge.to,
             from: plan.nodes[edge.from].name.to_string(),
             to: plan.nodes[edge.to].name.to_string(),
             exchange: edge.exchange.to_string(),

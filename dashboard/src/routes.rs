@@ -1,0 +1,249 @@
+//! What can be asked for. Whether it may be was checked by the guard.
+
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use actix_web::{HttpResponse, Resource, Responder, Route};
+use aqueduct_runtime::metrics::JobState;
+use aqueduct_runtime::observe::{ObservedJob, Timeline};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::guard::refusal;
+use crate::prometheus;
+use crate::sample::Sampler;
+use crate::server::Context;
+use crate::view::{self, JobDetail, JobFrame, JobSummary, WorkerView};
+
+const PAGE: &str = include_str!("../assets/index.html");
+const SCRIPTS: [(&str, &str, &str); 7] = [
+    ("/assets/app.css", "text/css; charset=utf-8", include_str!("../assets/app.css")),
+    ("/assets/app.js", "text/javascript; charset=utf-8", include_str!("../assets/app.js")),
+    ("/assets/format.js", "text/javascript; charset=utf-8", include_str!("../assets/format.js")),
+    ("/assets/graph.js", "text/javascript; charset=utf-8", include_str!("../assets/graph.js")),
+    ("/assets/pages.js", "text/javascript; charset=utf-8", include_str!("../assets/pages.js")),
+    ("/assets/timeline.js", "text/javascript; charset=utf-8", include_str!("../assets/timeline.js")),
+    ("/assets/icon.svg", "image/svg+xml", include_str!("../assets/icon.svg")),
+];
+const OPENAPI: &str = include_str!("../assets/openapi.json");
+
+/// Asking for a timeline has it recorded for so long.
+const RECORDED: Duration = Duration::from_secs(5);
+
+/// Steps that one answer has about, of all threads together: the newest.
+const STEPS: usize = 16_000;
+/// Steps of each thread that it has at the least.
+const LEAST_STEPS: usize = 100;
+
+pub(crate) fn configure(service: &mut ServiceConfig) {
+    for (path, kind, text) in SCRIPTS {
+        let script = move || async move { HttpResponse::Ok().content_type(kind).body(text) };
+        service.service(at(path, web::get().to(script)));
+    }
+    service
+        .service(at("/", web::get().to(page)))
+        .service(at("/events", web::get().to(events)))
+        .service(at("/health", web::get().to(health)))
+        .service(at("/metrics", web::get().to(metrics)))
+        .service(at("/openapi.json", web::get().to(|| async { json_text(OPENAPI) })))
+        .service(at("/api/session", web::get().to(session)))
+        .service(at("/api/overview", web::get().to(overview)))
+        .service(at("/api/memory", web::get().to(memory)))
+        .service(at("/api/timeline", web::get().to(timeline)))
+        .service(at("/api/timeline/trace", web::get().to(trace)))
+        .service(at("/api/jobs", web::get().to(jobs)))
+        .service(at("/api/jobs/{id}", web::get().to(job)))
+        .service(at("/api/jobs/{id}/analysis", web::get().to(analysis)))
+        .service(at("/api/jobs/{id}/analysis.txt", web::get().to(analysis_text)))
+        .service(at("/api/jobs/{id}/plan.txt", web::get().to(plan_text)))
+        .service(at("/api/jobs/{id}/plan.dot", web::get().to(plan_dot)))
+        .service(at("/api/jobs/{id}/plan.mmd", web::get().to(plan_mermaid)))
+        .service(at("/api/jobs/{id}/nodes/{node}", web::get().to(node)))
+        .service(at("/api/jobs/{id}/cancel", web::post().to(cancel)))
+        .default_service(web::to(|| async { refusal(StatusCode::NOT_FOUND, "there is nothing here") }));
+}
+
+/// One path, for one method.
+fn at(path: &str, route: Route) -> Resource {
+    let other = || async { refusal(StatusCode::METHOD_NOT_ALLOWED, "not with this method") };
+    web::resource(path).route(route).default_service(web::to(other))
+}
+
+fn json_text(text: &'static str) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(text)
+}
+
+fn text(text: String) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text)
+}
+
+async fn page(context: Data<Context>) -> impl Responder {
+    let page = PAGE.replace("{{csrf}}", context.settings.csrf.text());
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page)
+}
+
+async fn health(context: Data<Context>) -> impl Responder {
+    let (status, state) =
+        if context.observer.is_closed() { (StatusCode::SERVICE_UNAVAILABLE, "closed") } else { (StatusCode::OK, "ok") };
+    HttpResponse::build(status).json(json!({ "status": state }))
+}
+
+async fn metrics(context: Data<Context>) -> impl Responder {
+    HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(prometheus::text(&context.observer))
+}
+
+/// What a program needs to cancel a job.
+async fn session(context: Data<Context>) -> impl Responder {
+    HttpResponse::Ok().json(json!({
+        "csrf": context.settings.csrf.text(),
+        "interval_ms": context.settings.interval.as_millis() as u64,
+        "looks": context.live.looks(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+}
+
+async fn overview(context: Data<Context>) -> impl Responder {
+    // A look of its own, so that rates are those since the start of each job.
+    HttpResponse::Ok().json(Sampler::new(context.observer.clone()).look(&[]).0)
+}
+
+async fn memory(context: Data<Context>) -> impl Responder {
+    let workers = context.observer.memory();
+    let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView::of(worker, Vec::new(), usize::MAX)).collect();
+    HttpResponse::Ok().json(json!({ "workers": workers, "history": context.live.history() }))
+}
+
+/// Which jobs are asked for.
+#[derive(Debug, Deserialize)]
+struct Filter {
+    state: Option<String>,
+}
+
+async fn jobs(context: Data<Context>, filter: Query<Filter>) -> impl Responder {
+    let observer = &context.observer;
+    let summaries = observer.jobs().into_iter().rev().map(|job| {
+        let metrics = job.metrics();
+        JobSummary::of(observer, &job, &metrics, &metrics)
+    });
+    let wanted = |summary: &JobSummary| filter.state.as_deref().is_none_or(|state| state == state_name(summary.state));
+    HttpResponse::Ok().json(summaries.filter(wanted).collect::<Vec<_>>())
+}
+
+fn state_name(state: JobState) -> &'static str {
+    match state {
+        JobState::Waiting => "waiting",
+        JobState::Running => "running",
+        JobState::Finished => "finished",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+    }
+}
+
+/// Which job's events are asked for.
+#[derive(Debug, Deserialize)]
+struct Watch {
+    job: Option<u64>,
+}
+
+async fn events(context: Data<Context>, watch: Query<Watch>) -> impl Responder {
+    if watch.job.is_some_and(|id| context.observer.job(id).is_none()) {
+        return no_such_job();
+    }
+    match context.live.watch(watch.job) {
+        Some(events) => HttpResponse::Ok().content_type("text/event-stream").body(events),
+        None => refusal(StatusCode::SERVICE_UNAVAILABLE, "too many watch already"),
+    }
+}
+
+fn no_such_job() -> HttpResponse {
+    refusal(StatusCode::NOT_FOUND, "there is no such job, or it ended so long ago that it is forgotten")
+}
+
+fn with_job(context: &Context, id: u64, show: impl FnOnce(&ObservedJob) -> HttpResponse) -> HttpResponse {
+    context.observer.job(id).map_or_else(no_such_job, |job| show(&job))
+}
+
+async fn job(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| {
+        let (shape, metrics) = (job.shape(), job.metrics());
+        let frame = JobFrame::of(&context.observer, job, &metrics, &metrics);
+        HttpResponse::Ok().json(JobDetail { shape: &shape, explain: shape.to_string(), frame })
+    })
+}
+
+async fn node(context: Data<Context>, path: Path<(u64, usize)>) -> impl Responder {
+    let (id, node) = *path;
+    with_job(&context, id, |job| match view::partitions(&job.metrics(), node) {
+        Some(partitions) => HttpResponse::Ok().json(partitions),
+        None => refusal(StatusCode::NOT_FOUND, "the job has no such node"),
+    })
+}
+
+async fn analysis(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| HttpResponse::Ok().json(job.analysis()))
+}
+
+async fn analysis_text(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| text(job.analysis().to_string()))
+}
+
+async fn plan_text(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| text(job.shape().to_string()))
+}
+
+async fn plan_dot(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| text(job.shape().to_dot()))
+}
+
+async fn plan_mermaid(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| text(job.shape().to_mermaid()))
+}
+
+async fn cancel(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    match (context.observer.cancel(*id), context.observer.job(*id)) {
+        (true, _) => HttpResponse::Accepted().json(json!({ "cancelled": *id })),
+        (false, Some(_)) => refusal(StatusCode::CONFLICT, "the job has ended already"),
+        (false, None) => no_such_job(),
+    }
+}
+
+async fn timeline(context: Data<Context>) -> impl Responder {
+    context.observer.record_timeline(RECORDED);
+    let mut timeline = context.observer.timeline();
+    let each = (STEPS / timeline.threads.len().max(1)).max(LEAST_STEPS);
+    for (.., spans) in &mut timeline.threads {
+        spans.drain(..spans.len().saturating_sub(each));
+    }
+    HttpResponse::Ok().json(timeline)
+}
+
+/// For `chrome://tracing` and Perfetto.
+async fn trace(context: Data<Context>) -> impl Responder {
+    HttpResponse::Ok()
+        .json(json!({ "displayTimeUnit": "ms", "traceEvents": trace_events(&context.observer.timeline()) }))
+}
+
+fn trace_events(timeline: &Timeline) -> Vec<Value> {
+    let mut events = Vec::new();
+    for (worker, thread, spans) in &timeline.threads {
+        let name = |name: &str, what: String| json!({ "name": name, "ph": "M", "pid": worker, "tid": thread, "args": { "name": what } });
+        events.push(name("process_name", format!("worker {worker}")));
+        events.push(name("thread_name", format!("thread {thread}")));
+        events.extend(spans.iter().map(|span| {
+            json!({
+                "name": &*span.name,
+                "cat": format!("job {}", span.job),
+                "ph": "X",
+                "pid": worker,
+                "tid": thread,
+                "ts": span.start.as_secs_f64() * 1e6,
+                "dur": span.length.as_secs_f64() * 1e6,
+                "args": { "partition": span.partition, "node": &*span.node, "end": span.end },
+            })
+        }));
+    }
+    events
+}
