@@ -148,5 +148,8 @@ fn statements_may_make_tables_before_the_query() {
     let query = "create table t as select city, fare from 'trips.csv' where fare > 5; insert into t values ('Lima', 7); \
                  copy (select * from t) to 'out.parquet'; select count(*) as n, sum(fare) as fare from 'out.parquet'";
     assert_eq!(shell.ok(&["sql", "--format", "csv", query]), "n,fare\n3,37\n");
-    assert_eq!(shell.ok(&["sql", "--format", "csv", "create table t as select 1 as a; show tables"]), "table_name\nt\n");
+    assert_eq!(
+        shell.ok(&["sql", "--format", "csv", "create table t as select 1 as a; show tables"]),
+        "table_name\nt\n"
+    );
 }
