@@ -135,7 +135,7 @@ impl Frame {
     /// # let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start()?;
     /// let numbers = cluster.from_source("numbers", aqueduct::operators::range("n", Some(100_000)))?;
     /// let squares = numbers.with_column("square", col("n") * col("n")).filter((col("square") % lit(7)).eq(lit(2))).cache()?;
-    /// assert_eq!(squares.count()?, 28571);
+    /// assert_eq!(squares.count()?, 28572);
     /// assert_eq!(squares.head(1)?.i64s("square")?, [Some(9)]);
     /// # Ok(())
     /// # }

@@ -192,6 +192,12 @@ impl Aggregate {
         if self.has_lists() { 2 * row_bytes * (4 * percent / 100 + 2) } else { 2 * row_bytes }
     }
 
+    /// Refuses functions that only sorted rows will do for: what a hash aggregation is asked for.
+    pub(crate) fn check_unordered(&self) -> Result<()> {
+        let ordered = self.functions.iter().find(|function| needs_order(&function.expression));
+        ordered.map_or(Ok(()), |function| Err(needs_sorted_input(&function.expression)))
+    }
+
     /// Refuses an input of other types than planned for.
     pub(crate) fn check_input(&self, found: &Schema, partial: bool) -> Result<()> {
         let expected = if partial { &self.input_schema } else { &self.state_schema };
@@ -247,14 +253,8 @@ impl Function {
                 "{name}: `grouping` has to be replaced by a number when the query is planned"
             )));
         }
-        if expression.order_sensitivity().hard_requires()
-            && !orders_itself(&expression)
-            && ordered_place(&expression).is_none()
-        {
-            return Err(OperatorError::new(format!(
-                "{name}: `{}` with an ORDER BY inside needs sorted input, which a hash aggregation does not have",
-                expression.fun().name()
-            )));
+        if needs_order(&expression) && ordered_place(&expression).is_none() {
+            return Err(needs_sorted_input(&expression));
         }
         let mut arguments = expression.expressions();
         arguments.extend(expression.order_bys().iter().map(|order| Arc::clone(&order.expr)));
@@ -378,6 +378,19 @@ impl Function {
         let mut accumulator = self.expression.create_accumulator().map_err(failed)?;
         accumulator.evaluate().and_then(|value| value.to_array()).map_err(failed)
     }
+}
+
+/// Whether the function is right for sorted rows alone.
+fn needs_order(expression: &AggregateFunctionExpr) -> bool {
+    expression.order_sensitivity().hard_requires() && !orders_itself(expression)
+}
+
+fn needs_sorted_input(expression: &AggregateFunctionExpr) -> OperatorError {
+    OperatorError::new(format!(
+        "{}: `{}` with an ORDER BY inside needs sorted input, which a hash aggregation does not have",
+        expression.name(),
+        expression.fun().name()
+    ))
 }
 
 /// Whether the function sorts by the values of its ORDER BY itself, though it says that it needs sorted input.

@@ -43,6 +43,7 @@ impl OperatorSpec for FinalAggregate {
     }
 
     fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        self.aggregate.check_unordered()?;
         self.aggregate.check_input(&inputs[0], false)?;
         Ok(self.aggregate.output_schema())
     }

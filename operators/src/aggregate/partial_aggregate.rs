@@ -51,6 +51,7 @@ impl OperatorSpec for PartialAggregate {
     }
 
     fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        self.aggregate.check_unordered()?;
         self.aggregate.check_input(&inputs[0], true)?;
         Ok(self.aggregate.state_schema())
     }

@@ -158,9 +158,14 @@ fn aggregates_with_an_order_sort_by_it_or_are_refused_by_name() {
         }
     }
     let nth = datafusion_functions_aggregate::nth_value::nth_value_udaf();
-    let call = Call { order_by: order(false), ..Call::new(nth, vec![column("i"), lit(2i64)]) };
-    let error = describe(&schema, &["k"], &[call]).expect_err("needs sorted input");
-    assert!(error.to_string().contains("nth_value"), "{error}");
+    let call = |place| Call { order_by: order(false), ..Call::new(Arc::clone(&nth), vec![column("i"), place]) };
+    let error = describe(&schema, &["k"], &[call(column("o"))]).expect_err("not a number").to_string();
+    assert!(error.contains("nth_value"), "{error}");
+    // Sorted rows will do, and no others.
+    let nth = describe(&schema, &["k"], &[call(lit(2i64))]).expect("a number");
+    assert!(super::super::SortedAggregate::try_new(Arc::clone(&nth)).expect("sorts").is_some());
+    let error = PartialAggregate::new(nth).output_schema(0, &[schema]).expect_err("hashes").to_string();
+    assert!(error.contains("nth_value"), "{error}");
 }
 
 #[test]
