@@ -61,9 +61,9 @@ pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
     one.iter().any(|buffer| other.contains(buffer))
 }
 
-/// Whether anything but `batch` holds one of its buffers; also where a batch holds one twice.
+/// Whether anything but `batch` holds one of its arrays or buffers; also where a batch holds one twice.
 pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
-    let mut shared = false;
+    let mut shared = batch.columns().iter().any(|column| Arc::strong_count(column) > 1);
     // Held by the array, and by the view of it at hand.
     for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
     shared

@@ -120,10 +120,10 @@ impl ResultStream {
             };
             return match received {
                 Ok(Received::Batch(batch, _)) => {
-                    // What the caller keeps must not be what an operator holds on to, and may claim later: the account
-                    // would be charged, and the job's floors with it, for as long as the caller keeps the batch.
-                    let batch = if is_shared(&batch) { copied(&batch) } else { batch };
                     hand_out(&batch);
+                    // An operator that holds on to the same buffers may claim them later: its account would be charged,
+                    // and the job's floors with it, for as long as the caller keeps the batch.
+                    let batch = if is_shared(&batch) { copied(&batch) } else { batch };
                     Poll::Ready(Some(Ok(batch)))
                 }
                 Ok(Received::SplitDone(_)) => continue,

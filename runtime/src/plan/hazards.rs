@@ -3,7 +3,8 @@
 //! A node that may leave a port or a lane unread is a hazard where the same producer feeds what it reads
 //! and what it leaves: the producer parks on the one and never ends the other. A node in between that emits
 //! nothing before its input has ended takes everything in whatever happens below it, so no producer above it
-//! parks on what is left unread.
+//! parks on what is left unread. Several such nodes may hold each other up as well: one waits for a producer that is
+//! parked at the next, and so on in a circle.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,56 @@ pub(super) fn mark(graph: &Graph, plan: &mut Plan) {
             || lanes_share_a_producer(plan, index, &above);
         plan.edges[index].hazardous = hazardous;
     }
+    mark_circles(graph, plan, &above);
+}
+
+/// Edges that a search for circles looks at, at the most. Beyond that the watchdog is left.
+const SEARCHED: usize = 20_000;
+
+/// Marks edges that are no hazard by themselves, but hold each other up in a circle: each is left unread until a producer
+/// has ended that is parked on the next one. In a circle no node comes twice, for each reads at least one of its inputs.
+fn mark_circles(graph: &Graph, plan: &mut Plan, above: &Above) {
+    let is_unread = |edge: &usize| {
+        let edge = &plan.edges[*edge];
+        !edge.hazardous && matches!(&graph.nodes[edge.to].kind, NodeKind::Operator(spec) if !spec.reads_all_ports())
+    };
+    let unread: Vec<usize> = (0..plan.edges.len()).filter(is_unread).collect();
+    let waits_for = |&one: &usize, &other: &usize| {
+        let (input, edge, other) = (index_of_input(plan, one), &plan.edges[one], &plan.edges[other]);
+        let inputs = graph.nodes[edge.to].inputs.iter().enumerate().filter(|(index, _)| *index != input);
+        let mut needed = inputs.map(|(_, input)| &above.all[input.from.0]);
+        edge.to != other.to && needed.any(|needed| !above.held_up[other.from].is_disjoint(needed))
+    };
+    let next: Vec<Vec<usize>> =
+        unread.iter().map(|one| (0..unread.len()).filter(|&other| waits_for(one, &unread[other])).collect()).collect();
+    let receivers: Vec<usize> = unread.iter().map(|&edge| plan.edges[edge].to).collect();
+    let mut left = SEARCHED;
+    let circles: Vec<bool> =
+        (0..unread.len()).map(|start| has_circle(&next, &receivers, start, &mut vec![start], &mut left)).collect();
+    for (&edge, _) in unread.iter().zip(circles).filter(|(_, circle)| *circle) {
+        plan.edges[edge].hazardous = true;
+    }
+}
+
+/// Whether `path` can be led back to its `start` without coming to any receiver twice.
+fn has_circle(next: &[Vec<usize>], receivers: &[usize], start: usize, path: &mut Vec<usize>, left: &mut usize) -> bool {
+    let Some(&last) = path.last() else { return false };
+    for &edge in &next[last] {
+        if edge == start {
+            return true;
+        }
+        if *left == 0 || path.iter().any(|&before| receivers[before] == receivers[edge]) {
+            continue;
+        }
+        *left -= 1;
+        path.push(edge);
+        let found = has_circle(next, receivers, start, path, left);
+        path.pop();
+        if found {
+            return true;
+        }
+    }
+    false
 }
 
 /// Which input of its receiving node an edge is. Edges are made in the order of the inputs.

@@ -147,3 +147,35 @@ fn the_plan_is_shown_as_text_dot_and_mermaid() {
     assert!(mermaid.starts_with("flowchart LR") && mermaid.contains("a #quot;quoted#quot; name"), "{mermaid}");
     assert!(mermaid.contains("n0 -->|\"hash(n)\"| n1"), "{mermaid}");
 }
+
+/// Edges into `to` that spool.
+fn spooling_inputs(plan: &Plan, to: &str) -> usize {
+    plan.edges.iter().filter(|edge| &*plan.nodes[edge.to].name == to && edge.hazardous).count()
+}
+
+#[test]
+fn joins_that_wait_for_each_other_in_a_circle_are_a_hazard() {
+    let mut graph = Graph::new();
+    let (a, b) = (numbers(&mut graph), numbers(&mut graph));
+    let one = graph.operator_with("one", BuildThenProbe, [a.hash(["n"]), b.hash(["n"])]);
+    let two = graph.operator_with("two", BuildThenProbe, [b.hash(["n"]), a.hash(["n"])]);
+    graph.sink("sink one", CountingSink::new(), one);
+    graph.sink("sink two", CountingSink::new(), two);
+    let plan = plan(&graph);
+    assert!(spooling_inputs(&plan, "one") > 0 && spooling_inputs(&plan, "two") > 0);
+}
+
+#[test]
+fn joins_of_different_sources_are_none_in_whatever_shape() {
+    let mut graph = Graph::new();
+    let sources: Vec<NodeId> = (0..6).map(|_| numbers(&mut graph)).collect();
+    let mut join = |name: &str, one: NodeId, other: NodeId| {
+        graph.operator_with(name, Concatenate, [one.hash(["n"]), other.hash(["n"])])
+    };
+    let (left, right) = (join("left", sources[0], sources[1]), join("right", sources[2], sources[3]));
+    let both = join("both", left, right);
+    let deep = join("deep", both, sources[4]);
+    let last = join("last", sources[5], deep);
+    graph.sink("sink", CountingSink::new(), last);
+    assert_eq!(plan(&graph).edges.iter().filter(|edge| edge.hazardous).count(), 0);
+}

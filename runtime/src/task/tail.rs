@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use crate::batch::{compact, share_buffers};
+use crate::batch::{batch_bytes, compact, share_buffers};
 use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
@@ -126,7 +126,7 @@ enum What {
     SplitDone(Origin),
 }
 
-/// Held by all deliveries of the same buffers.
+/// Held by all deliveries of the same buffers: to several receivers, or of pieces of a batch larger than the plan's.
 ///
 /// A buffer counts with whoever claimed it last. Were it with several receivers, one that is done with it would go on to
 /// pay for it until the slowest is done as well, beyond its floor. So whoever is sent to takes a copy, all but the last.
@@ -147,19 +147,16 @@ impl Outputs {
     fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
         let copies = self.edges.iter().filter(|edge| edge.output == output).map(|edge| edge.router.copies());
-        let several = copies.sum::<usize>() > 1;
-        let mut shares: Vec<Shared> = Vec::new();
+        let several = copies.sum::<usize>() > 1 || batch_bytes(batch) > self.batch_bytes;
+        let shared = Shared::default();
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
-            for (piece_index, piece) in pieces(batch, self.batch_bytes).enumerate() {
-                if shares.len() <= piece_index {
-                    shares.push(Shared::default());
-                }
-                let (forward, pending, shared) = (edge.forward, &mut self.pending, &shares[piece_index]);
+            for piece in pieces(batch, self.batch_bytes) {
+                let (forward, pending) = (edge.forward, &mut self.pending);
                 edge.router.route(piece, |target, part| {
                     let part = compact(part);
                     account.claim_from(&part, estimate);
                     let sender = if forward { 0 } else { target };
-                    let shared = (several && share_buffers(&part, batch)).then(|| Shared::clone(shared));
+                    let shared = (several && share_buffers(&part, batch)).then(|| Shared::clone(&shared));
                     pending.push_back(Delivery { edge: index, sender, what: What::Batch(part, origin, shared) });
                 })?;
             }

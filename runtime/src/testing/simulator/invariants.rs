@@ -198,7 +198,7 @@ fn check_edges(plan: &Plan, job: &SimulatedJob, metrics: &JobMetrics, done: &[us
             let copies = if edge.exchange == Exchange::Broadcast { edge.receivers as u64 } else { 1 };
             let (rows, name) = (metrics.edges[index].rows / copies, name(last));
             let other = *by_output.entry(edge.output).or_insert(rows);
-            if rows != other || metrics.edges[index].rows % copies != 0 {
+            if rows != other || !metrics.edges[index].rows.is_multiple_of(copies) {
                 let detail = format!("output {} of `{name}` sent {rows} rows here and {other} there", edge.output);
                 return broken(Rule::EdgeRows, detail);
             }
