@@ -420,7 +420,9 @@ mod tests {
         let small = || LocalCluster::builder().workers(1).memory_limit("64MiB").progress(false);
         let off = small().without_dashboard().start().expect("it starts");
         assert_eq!(off.dashboard_link(), None);
-        let cluster = small().start().expect("it starts");
+        assert!(small().start().expect("it starts").dashboard_link().is_some());
+        // At a port that no other test takes next.
+        let cluster = small().dashboard(DashboardConfig::default().port(0)).start().expect("it starts");
         let link = cluster.dashboard_link().expect("it is served");
         let host = link.trim_start_matches("http://").trim_end_matches('/').to_string();
         let mut stream = std::net::TcpStream::connect(&host).expect("it listens");

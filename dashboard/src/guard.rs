@@ -5,6 +5,8 @@
 //! - Heads, paths and bodies are small.
 //! - Where there is a token, all but `/health` needs it: as a header, a cookie, or once in the link.
 
+#![expect(clippy::result_large_err, reason = "a refusal is an answer, made once for a request")]
+
 use std::net::IpAddr;
 
 use actix_web::body::{EitherBody, MessageBody};

@@ -70,9 +70,10 @@ impl LocalCluster {
         self.columns([("plan_type", Arc::new(kinds) as ArrayRef), ("plan", Arc::new(texts))])
     }
 
-    /// Runs a query at once; its rows are dropped.
+    /// Runs a query at once; its rows are dropped. One row for each line of the text.
     fn analyzed(&self, query: LogicalPlan) -> Result<Frame> {
-        let text = StringViewArray::from_iter_values([self.frame(query).explain_analyze()?]);
+        let text = self.frame(query).explain_analyze()?;
+        let text = StringViewArray::from_iter_values(text.lines());
         self.columns([("plan", Arc::new(text) as ArrayRef)])
     }
 

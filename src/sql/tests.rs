@@ -172,11 +172,10 @@ fn explain_analyze_runs_the_query_and_says_what_its_operators_did() {
     let cluster = numbers();
     let rows = cluster.sql("explain analyze select n % 3 as k, count(*) from numbers where n > 3 group by 1");
     let rows = rows.and_then(|frame| frame.compute()).expect("rows");
-    let text = rows.strings("plan").expect("text")[0].clone().expect("one");
+    let text = rows.strings("plan").expect("text").into_iter().flatten().collect::<Vec<_>>().join("\n");
     assert!(text.starts_with("finished after"), "{text}");
     let line = text.lines().find(|line| line.contains("filter")).unwrap_or_else(|| panic!("{text}"));
     assert!(text.contains("bottleneck") && line.split_whitespace().count() > 5, "{text}");
-    assert_eq!(rows.num_rows(), 1);
     let error = error(&cluster, "explain analyze select 1 / n from numbers");
     assert!(error.contains("zero"), "{error}");
 }
