@@ -11,9 +11,6 @@ use aqueduct_runtime::{Cluster, ExecutionError, Graph, Partitions};
 
 use crate::{MIB, assert_clean, cluster, within_a_minute};
 
-/// What a job may take to end after the event. Above the promised 100 ms: machines that test are loaded.
-const SOON: Duration = Duration::from_millis(500);
-
 fn failing(moment: Moment, failure: Failure, partitions: usize) -> (Graph, aqueduct_runtime::testing::Written) {
     let mut graph = Graph::new();
     let source = graph.source("endless", EndlessSource::new());
@@ -36,7 +33,8 @@ fn an_error_or_a_panic_ends_the_job_with_node_partition_and_cause() {
                     let (graph, written) = failing(moment, failure.clone(), partitions);
                     let start = Instant::now();
                     let error = cluster.run(&graph).expect("it starts").wait().expect_err("it fails");
-                    assert!(start.elapsed() < 4 * SOON, "{:?}", start.elapsed());
+                    // Started and ended, beside other tests.
+                    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
                     let text = error.to_string();
                     assert!(text.contains(&format!("node `bad`, partition {}", partitions - 1)), "{text}");
                     match (&failure, &error) {
@@ -123,81 +121,89 @@ fn endless_job(cluster: &Cluster) -> aqueduct_runtime::Job {
     job
 }
 
-#[test]
-fn a_cancelled_job_and_a_dropped_one_end_soon_and_free_every_reservation() {
-    within_a_minute(|| {
-        let cluster = cluster(2, 64 * MIB);
-        let job = endless_job(&cluster);
-        let start = Instant::now();
-        job.cancel();
-        let error = job.wait().expect_err("it was cancelled");
-        assert!(matches!(error, ExecutionError::Cancelled), "{error}");
-        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert_clean(&cluster);
-        let job = endless_job(&cluster);
-        let start = Instant::now();
-        drop(job);
-        eventually("it is gone", || cluster.memory().iter().all(|pool| pool.charged() == 0));
-        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert_clean(&cluster);
-    });
-}
+/// What takes effect at once is timed with the machine to itself.
+mod alone {
+    use super::*;
 
-#[test]
-fn all_jobs_of_a_cluster_can_be_cancelled_and_it_goes_on() {
-    within_a_minute(|| {
-        let cluster = cluster(2, 64 * MIB);
-        let jobs = [endless_job(&cluster), endless_job(&cluster)];
-        let start = Instant::now();
-        cluster.cancel_jobs();
-        for job in jobs {
+    /// What a job may take to end after the event (C7).
+    const SOON: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_cancelled_job_and_a_dropped_one_end_soon_and_free_every_reservation() {
+        within_a_minute(|| {
+            let cluster = cluster(2, 64 * MIB);
+            let job = endless_job(&cluster);
+            let start = Instant::now();
+            job.cancel();
             let error = job.wait().expect_err("it was cancelled");
             assert!(matches!(error, ExecutionError::Cancelled), "{error}");
-        }
-        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert_clean(&cluster);
-        let job = endless_job(&cluster);
-        job.cancel();
-        job.wait().expect_err("it was cancelled");
-    });
-}
+            assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+            assert_clean(&cluster);
+            let job = endless_job(&cluster);
+            let start = Instant::now();
+            drop(job);
+            eventually("it is gone", || cluster.memory().iter().all(|pool| pool.charged() == 0));
+            assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+            assert_clean(&cluster);
+        });
+    }
 
-#[test]
-fn a_cancel_in_a_long_step_takes_effect_when_the_step_ends() {
-    within_a_minute(|| {
-        let cluster = cluster(2, 64 * MIB);
-        let step = Duration::from_millis(600);
-        let mut graph = Graph::new();
-        let source = graph.source("numbers", NumbersSource::new(1_000_000).split_rows(100));
-        let slow = graph.operator("slow", SlowOperator::new(step), source);
-        graph.sink("count", CountingSink::new(), slow.gather());
-        let job = cluster.run(&graph).expect("it starts");
-        eventually("a step runs", || job.metrics().nodes[0].rows_out > 0);
-        let start = Instant::now();
-        job.cancel();
-        job.wait().expect_err("it was cancelled");
-        assert!(start.elapsed() < step + SOON, "{:?}", start.elapsed());
-        assert_clean(&cluster);
-    });
-}
+    #[test]
+    fn all_jobs_of_a_cluster_can_be_cancelled_and_it_goes_on() {
+        within_a_minute(|| {
+            let cluster = cluster(2, 64 * MIB);
+            let jobs = [endless_job(&cluster), endless_job(&cluster)];
+            let start = Instant::now();
+            cluster.cancel_jobs();
+            for job in jobs {
+                let error = job.wait().expect_err("it was cancelled");
+                assert!(matches!(error, ExecutionError::Cancelled), "{error}");
+            }
+            assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+            assert_clean(&cluster);
+            let job = endless_job(&cluster);
+            job.cancel();
+            job.wait().expect_err("it was cancelled");
+        });
+    }
 
-#[test]
-fn a_cancel_reaches_a_job_that_waits_for_something_outside() {
-    within_a_minute(|| {
-        let cluster = cluster(2, 64 * MIB);
-        let gate = Gate::shut();
-        let mut graph = Graph::new();
-        let source = graph.source("gated", StalledSource::gated(NumbersSource::new(100), &gate));
-        let sink = CountingSink::new();
-        graph.sink("count", sink, source.gather());
-        let job = cluster.run(&graph).expect("it starts");
-        assert!(gate.wait_until_refused(1, Duration::from_secs(10)));
-        let start = Instant::now();
-        job.cancel();
-        job.wait().expect_err("it was cancelled");
-        assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
-        assert_clean(&cluster);
-    });
+    #[test]
+    fn a_cancel_in_a_long_step_takes_effect_when_the_step_ends() {
+        within_a_minute(|| {
+            let cluster = cluster(2, 64 * MIB);
+            let step = Duration::from_millis(600);
+            let mut graph = Graph::new();
+            let source = graph.source("numbers", NumbersSource::new(1_000_000).split_rows(100));
+            let slow = graph.operator("slow", SlowOperator::new(step), source);
+            graph.sink("count", CountingSink::new(), slow.gather());
+            let job = cluster.run(&graph).expect("it starts");
+            eventually("a step runs", || job.metrics().nodes[0].rows_out > 0);
+            let start = Instant::now();
+            job.cancel();
+            job.wait().expect_err("it was cancelled");
+            assert!(start.elapsed() < step + SOON, "{:?}", start.elapsed());
+            assert_clean(&cluster);
+        });
+    }
+
+    #[test]
+    fn a_cancel_reaches_a_job_that_waits_for_something_outside() {
+        within_a_minute(|| {
+            let cluster = cluster(2, 64 * MIB);
+            let gate = Gate::shut();
+            let mut graph = Graph::new();
+            let source = graph.source("gated", StalledSource::gated(NumbersSource::new(100), &gate));
+            let sink = CountingSink::new();
+            graph.sink("count", sink, source.gather());
+            let job = cluster.run(&graph).expect("it starts");
+            assert!(gate.wait_until_refused(1, Duration::from_secs(10)));
+            let start = Instant::now();
+            job.cancel();
+            job.wait().expect_err("it was cancelled");
+            assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+            assert_clean(&cluster);
+        });
+    }
 }
 
 #[test]
