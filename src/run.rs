@@ -97,13 +97,13 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
 /// What the operators of `frame` do; its rows are dropped.
 pub(crate) fn analyze(frame: &Frame) -> Result<Analysis> {
     widen::retried(frame, |frame| {
-        let (FrameStream { rows, job, .. }, shown) = open(frame)?;
+        let (FrameStream { mut rows, job, .. }, shown) = open(frame)?;
         let (monitor, shown_to) = (job.monitor(), job.monitor());
         progress::watch(
             shown,
             move || progress(&shown_to.metrics()),
             || {
-                let read = rows.map(|batch| batch.map(drop)).collect::<Result<(), ExecutionError>>();
+                let read = rows.try_for_each(|batch| batch.map(drop));
                 finish(job).and(read)
             },
         )?;
