@@ -254,12 +254,16 @@ impl FileInner {
                 }
             }
         };
+        let _span =
+            tracing::trace_span!("spill", path = %self.path.display(), offset, bytes = frame.bytes.len()).entered();
         let written = file.write_at(&frame.bytes, offset);
         written.map_err(|error| OperatorError::io("writing", &self.path, error))
     }
 
     /// Reads and decodes one batch, on an I/O thread.
     fn read(&self, batch: SpilledBatch) -> Result<RecordBatch> {
+        let (offset, bytes) = (batch.offset, batch.length);
+        let _span = tracing::trace_span!("read", path = %self.path.display(), offset, bytes).entered();
         let queued = {
             let state = self.state.lock();
             if let Some(error) = &state.error {
