@@ -36,6 +36,8 @@ pub struct SpillingVec {
     memory_bytes: usize,
     /// Arrays' own structures, and the places.
     overhead: Reservation,
+    /// Bytes of places that could not be paid for yet: a few for each frame, which cannot make room for themselves.
+    owed_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl SpillingVec {
             rows: 0,
             memory_bytes: 0,
             overhead: account.reservation(),
+            owed_bytes: 0,
         }
     }
 
@@ -92,7 +95,10 @@ impl SpillingVec {
                 }
             }
             let place = self.write(&piece)?;
-            self.overhead.set(self.overhead.bytes() + place_bytes);
+            self.owed_bytes += place_bytes;
+            if self.overhead.try_grow(self.owed_bytes) {
+                self.owed_bytes = 0;
+            }
             self.places.push(Place::Disk(place));
             Ok(())
         })
@@ -200,7 +206,10 @@ impl SpillingVec {
         self.places[first] = Place::Disk(written);
         if last + 1 == self.places.len() {
             self.places.truncate(first + 1);
-            self.overhead.shrink((last - first) * size_of::<Place>());
+            let gone = (last - first) * size_of::<Place>();
+            let owed = gone.min(self.owed_bytes);
+            self.owed_bytes -= owed;
+            self.overhead.shrink(gone - owed);
         }
         Ok(written.memory_bytes.max(1))
     }
