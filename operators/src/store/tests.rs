@@ -1,3 +1,5 @@
+//! Rows that are kept come back as they went in, wherever they are read, and leave nothing behind.
+
 use aqueduct_runtime::metrics::JobMetrics;
 use aqueduct_runtime::{Cluster, ClusterConfig, ExecutionError, Graph};
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
