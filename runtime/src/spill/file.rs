@@ -254,8 +254,9 @@ impl FileInner {
                 }
             }
         };
+        let (bytes, space) = (frame.bytes.len(), &self.space);
         let _span =
-            tracing::trace_span!("spill", path = %self.path.display(), offset, bytes = frame.bytes.len()).entered();
+            tracing::trace_span!("spill", job = space.inner.job, holder = &*space.holder, offset, bytes).entered();
         let written = file.write_at(&frame.bytes, offset);
         written.map_err(|error| OperatorError::io("writing", &self.path, error))
     }
@@ -263,7 +264,9 @@ impl FileInner {
     /// Reads and decodes one batch, on an I/O thread.
     fn read(&self, batch: SpilledBatch) -> Result<RecordBatch> {
         let (offset, bytes) = (batch.offset, batch.length);
-        let _span = tracing::trace_span!("read", path = %self.path.display(), offset, bytes).entered();
+        let space = &self.space;
+        let _span =
+            tracing::trace_span!("read", job = space.inner.job, holder = &*space.holder, offset, bytes).entered();
         let queued = {
             let state = self.state.lock();
             if let Some(error) = &state.error {

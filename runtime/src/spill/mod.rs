@@ -30,7 +30,7 @@ pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
 
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
-use crate::memory::{Account, Reservation};
+use crate::memory::{Account, MemoryPool, Reservation};
 
 /// What tasks wait for whose spilled state is written.
 pub(crate) const WRITING: &str = "writing spilled state";
@@ -42,7 +42,8 @@ pub(crate) const READING: &str = "reading spilled state";
 #[derive(Clone, Debug)]
 pub struct SpillSpace {
     inner: Arc<SpaceInner>,
-    /// What the holder of this handle has spilled.
+    /// Who spills through this handle, and how much so far.
+    holder: Arc<str>,
     own_bytes: Arc<AtomicU64>,
 }
 
@@ -53,6 +54,9 @@ struct SpaceInner {
     spilled_bytes: AtomicU64,
     live_bytes: AtomicU64,
     floor_bytes: usize,
+    job: Option<u64>,
+    /// The worker's.
+    pool: MemoryPool,
     queue: Mutex<Queue>,
 }
 
@@ -68,20 +72,24 @@ struct Queue {
 
 impl SpillSpace {
     fn new(dir: SpillDir, io: Io, workspace: Account) -> Self {
+        let (holder, job) = (Arc::clone(workspace.name()), workspace.job());
+        let pool = workspace.pool().clone();
         let inner = Arc::new(SpaceInner {
             dir,
             io,
             spilled_bytes: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             floor_bytes: workspace.floor(),
+            job,
+            pool,
             queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
         });
-        Self { inner, own_bytes: Arc::default() }
+        Self { inner, holder, own_bytes: Arc::default() }
     }
 
-    /// The same space, with a count of its own of what is spilled through it: one for each instance.
-    pub(crate) fn for_instance(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), own_bytes: Arc::default() }
+    /// The same space, with a count of its own of what `holder` spills through it: one for each instance.
+    pub(crate) fn for_instance(&self, holder: Arc<str>) -> Self {
+        Self { inner: Arc::clone(&self.inner), holder, own_bytes: Arc::default() }
     }
 
     /// Another space in the same folder, whose frames are charged to `workspace`.
@@ -182,6 +190,7 @@ impl SpillSpace {
         self.inner.spilled_bytes.fetch_add(bytes, Relaxed);
         self.own_bytes.fetch_add(bytes, Relaxed);
         self.inner.live_bytes.fetch_add(bytes, Relaxed);
+        self.inner.pool.log().spilled(self.inner.job, &self.holder, bytes);
         Ok(())
     }
 
