@@ -17,7 +17,7 @@ use crate::operator::OperatorContext;
 use crate::plan::{Edge, Plan};
 use crate::sink::SinkContext;
 use crate::source::{Scan, ScanContext, SourceContext};
-use crate::spill::{SpillDir, SpillSpace};
+use crate::spill::{DiskRecorder, SpillDir, SpillSpace};
 use crate::task::{
     Clock, Head, Link, OutputEdge, Outputs, Ports, SinkTail, SourceHead, Tail, Task, TaskParts, TaskShared,
 };
@@ -68,9 +68,15 @@ pub(crate) fn build(
     let plan = &*core.plan;
     let spaces = workers
         .iter()
-        .map(|worker| {
-            let floor = plan.workspace_floor();
-            dir.space(worker.io.clone(), worker.admission.account("spill workspace", floor))
+        .enumerate()
+        .map(|(index, parts)| {
+            let workspace = parts.admission.account("spill workspace", plan.workspace_floor());
+            let recorder = core.recorder().map(|recorder| DiskRecorder {
+                recorder: Arc::clone(recorder),
+                clock: Arc::clone(clock),
+                worker: index,
+            });
+            dir.recorded_space(parts.io.clone(), workspace, recorder)
         })
         .collect();
     let mut builder = Builder {

@@ -125,9 +125,30 @@ impl JobMonitor {
         self.0.state()
     }
 
+    /// The number of the job.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The job's first error, in words.
+    pub fn error(&self) -> Option<String> {
+        self.0.error().map(ToString::to_string)
+    }
+
+    /// Blocks until the job has ended, well or not.
+    pub fn wait(&self) {
+        self.0.ended.wait();
+    }
+
     /// Its plan with what its operators have done so far: what `explain analyze` shows.
     pub fn analysis(&self) -> Analysis {
         Analysis::new(&self.0.shape(), &self.metrics())
+    }
+}
+
+impl std::fmt::Debug for JobMonitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobMonitor").field("id", &self.0.id).field("state", &self.state()).finish()
     }
 }
 

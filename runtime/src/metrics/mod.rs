@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-pub use analysis::{Analysis, OperatorAnalysis, StageAnalysis};
+pub use analysis::{Analysis, OperatorAnalysis, StageAnalysis, grouped};
 pub use bottleneck::{Bottleneck, Cause, bottleneck};
 
 use crate::memory::MemoryPool;
@@ -93,6 +93,13 @@ pub enum JobState {
     Failed,
     /// It was cancelled.
     Cancelled,
+}
+
+impl JobState {
+    /// Whether it has ended, well or not.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
+    }
 }
 
 /// A snapshot of a job.

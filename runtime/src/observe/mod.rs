@@ -24,7 +24,7 @@ pub use log::{HISTORY_BYTES, HISTORY_JOBS, Totals};
 pub(crate) use memory::held as held_bytes;
 pub use memory::{HolderKind, MemoryHolder, WorkerMemory};
 pub(crate) use timeline::Recorder;
-pub use timeline::{Span, SpanEnd, Timeline};
+pub use timeline::{DiskSpan, DiskWork, Span, SpanEnd, Timeline};
 pub use waiting::{MemoryWait, WaitHolder};
 
 use crate::config::ClusterConfig;
@@ -48,12 +48,13 @@ pub(crate) struct Observed {
 
 impl Observed {
     pub(crate) fn new(config: ClusterConfig, pools: Vec<MemoryPool>) -> Arc<Self> {
-        let threads = config.workers * config.threads_per_worker;
+        let workers = config.workers;
+        let threads = workers * config.threads_per_worker;
         Arc::new(Self {
             config,
             pools,
             log: Arc::default(),
-            recorder: Arc::new(Recorder::new(threads)),
+            recorder: Arc::new(Recorder::new(workers, threads)),
             started: SystemTime::now(),
             closed: AtomicBool::new(false),
         })

@@ -31,6 +31,8 @@ pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
 use crate::memory::{Account, MemoryPool, Reservation};
+use crate::observe::{DiskSpan, DiskWork, Recorder};
+use crate::task::Clock;
 
 /// What tasks wait for whose spilled state is written.
 pub(crate) const WRITING: &str = "writing spilled state";
@@ -57,7 +59,23 @@ struct SpaceInner {
     job: Option<u64>,
     /// The worker's.
     pool: MemoryPool,
+    /// Where what the I/O threads do is recorded on request.
+    recorder: Option<DiskRecorder>,
     queue: Mutex<Queue>,
+}
+
+/// Where the work of a worker's I/O threads is recorded on request.
+#[derive(Clone)]
+pub(crate) struct DiskRecorder {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) worker: usize,
+}
+
+impl std::fmt::Debug for DiskRecorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskRecorder").field("worker", &self.worker).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -71,7 +89,7 @@ struct Queue {
 }
 
 impl SpillSpace {
-    fn new(dir: SpillDir, io: Io, workspace: Account) -> Self {
+    fn new(dir: SpillDir, io: Io, workspace: Account, recorder: Option<DiskRecorder>) -> Self {
         let (holder, job) = (Arc::clone(workspace.name()), workspace.job());
         let pool = workspace.pool().clone();
         let inner = Arc::new(SpaceInner {
@@ -82,6 +100,7 @@ impl SpillSpace {
             floor_bytes: workspace.floor(),
             job,
             pool,
+            recorder,
             queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
         });
         Self { inner, holder, own_bytes: Arc::default() }
@@ -94,7 +113,7 @@ impl SpillSpace {
 
     /// Another space in the same folder, whose frames are charged to `workspace`.
     pub(crate) fn beside(&self, workspace: Account) -> Self {
-        Self::new(self.inner.dir.clone(), self.inner.io.clone(), workspace)
+        Self::new(self.inner.dir.clone(), self.inner.io.clone(), workspace, self.inner.recorder.clone())
     }
 
     /// The count of what is spilled through this handle and its clones.
@@ -171,6 +190,16 @@ impl SpillSpace {
         let dir = SpillDir::create(None, None, false).expect("a temporary folder");
         let (io, _) = Io::start("temporary", 2).expect("threads");
         dir.space(io, crate::memory::MemoryPool::new(usize::MAX).account("workspace"))
+    }
+
+    /// Does `io`, which writes or reads a frame of `bytes`, and records it if that is asked for.
+    fn recorded<T>(&self, work: DiskWork, bytes: u64, io: impl FnOnce() -> T) -> T {
+        let Some(to) = self.inner.recorder.as_ref().filter(|to| to.recorder.is_on()) else { return io() };
+        let start = to.clock.now();
+        let done = io();
+        let (job, holder, length) = (self.inner.job, Arc::clone(&self.holder), to.clock.now().saturating_sub(start));
+        to.recorder.add_disk(to.worker, DiskSpan { job, holder, work, bytes, start, length });
+        done
     }
 
     fn compression(&self) -> bool {

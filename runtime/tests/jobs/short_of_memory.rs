@@ -1,7 +1,7 @@
 //! What is done about a lack of memory is told to whoever looks: who was asked, what it gave, what went to disk.
 
 use aqueduct_runtime::Graph;
-use aqueduct_runtime::observe::{JobLife, MEMORY_EVENTS, MemoryEvent, MemoryEventKind, WorkerMemory};
+use aqueduct_runtime::observe::{DiskWork, JobLife, MEMORY_EVENTS, MemoryEvent, MemoryEventKind, WorkerMemory};
 use aqueduct_runtime::testing::{CountingSink, EndlessSource, NumbersSource, eventually};
 
 use crate::bottleneck::Keep;
@@ -16,6 +16,7 @@ fn who_was_asked_and_who_wrote_to_disk_is_remembered_and_counted() {
         let read = graph.source("read", EndlessSource::new());
         let keep = graph.operator("keep", Keep, read.round_robin());
         graph.sink("write", CountingSink::new(), keep);
+        observer.record_timeline(std::time::Duration::from_secs(60));
         let job = cluster.run(&graph).expect("it starts");
         eventually("it spills", || job.metrics().nodes[1].spilled_bytes > 4 * MIB as u64);
         // A second job wants what the first one holds beyond its floors.
@@ -29,6 +30,8 @@ fn who_was_asked_and_who_wrote_to_disk_is_remembered_and_counted() {
             worker.events.iter().filter(|event| event.kind == kind).cloned().collect()
         };
         eventually("somebody was asked", || !of(&worker(), MemoryEventKind::Reclaim).is_empty());
+        let disk = observer.timeline().disks.pop().expect("one worker").1;
+        assert!(disk.iter().any(|span| span.work == DiskWork::Spill && &*span.holder == "keep [0]" && span.bytes > 0));
         drop(second);
         drop(job);
         eventually("both have ended", || observer.jobs().iter().all(|job| job.ended_at().is_some()));
