@@ -1,104 +1,90 @@
-//! The progress bar: a thread that looks at a job's counters ten times a second. It never touches the data.
+//! Progress for people: a bar, or without a known end a spinner, drawn ten times a second.
 
-use std::io::IsTerminal;
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::{Look, Progress, goes_on};
+
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
-/// How far a job is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Rows that sources have read.
-    pub(crate) rows: u64,
-    /// Bytes that sources have read.
-    pub(crate) bytes: u64,
-    /// Bytes there are to read, if that is known.
-    pub(crate) total_bytes: Option<u64>,
-}
-
-/// A bar on standard error that shows how far a job is, until it is dropped.
-#[derive(Debug)]
-#[must_use = "it vanishes when it is dropped"]
-pub struct JobProgress {
-    /// Dropped first, which wakes the thread at once.
-    working: Option<mpsc::Sender<()>>,
-    drawn: Option<JoinHandle<()>>,
-}
-
-impl JobProgress {
-    /// Draws what `look` sees, if standard error is a terminal.
-    pub(crate) fn start(look: impl Fn() -> Progress + Send + 'static) -> Option<Self> {
-        if !std::io::stderr().is_terminal() {
-            return None;
-        }
-        let (working, ended) = mpsc::channel::<()>();
-        let drawn = std::thread::Builder::new().name("aq-progress".into()).spawn(move || {
-            let bar = bar(ProgressDrawTarget::stderr());
-            while ended.recv_timeout(REDRAW_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                draw(&bar, look());
-            }
-            bar.finish_and_clear();
-        });
-        // No thread, no bar: the job matters more.
-        Some(Self { working: Some(working), drawn: drawn.ok() })
+/// Draws until the work is over, and leaves nothing behind.
+pub(super) fn show(look: &mut Look, ended: &Receiver<()>) {
+    // It has no colours, so there is nothing for `NO_COLOR` to take away.
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style("{spinner} {wide_msg}"));
+    while goes_on(ended, Instant::now() + REDRAW_EVERY) {
+        draw(&bar, &look.look());
     }
+    bar.finish_and_clear();
 }
 
-impl Drop for JobProgress {
-    fn drop(&mut self) {
-        drop(self.working.take());
-        if let Some(drawn) = self.drawn.take() {
-            // A bar that could not be drawn is no reason to fail.
-            let _ = drawn.join();
-        }
-    }
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// Runs `work`, and meanwhile draws what `look` sees on standard error, if that is a terminal.
-pub(crate) fn watch<T>(shown: bool, look: impl Fn() -> Progress + Send + 'static, work: impl FnOnce() -> T) -> T {
-    let _bar = shown.then(|| JobProgress::start(look));
-    work()
-}
-
-fn bar(target: ProgressDrawTarget) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, target);
-    let style = ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-    bar.set_style(style);
-    bar
-}
-
-fn draw(bar: &ProgressBar, now: Progress) {
-    let known = ProgressStyle::with_template("[{elapsed}] {bar:30} {percent:>3} %  {msg}");
-    if let (Some(total), None, Ok(style)) = (now.total_bytes, bar.length(), known) {
-        bar.set_style(style);
+fn draw(bar: &ProgressBar, now: &Progress) {
+    if let Some(total) = now.metrics.source_bytes_total
+        && bar.length() != Some(total)
+    {
+        bar.set_style(style("[{elapsed}] {bar:30} {percent:>3} %  {wide_msg}"));
         bar.set_length(total);
     }
-    bar.set_position(now.bytes);
-    bar.set_message(message(now, bar.elapsed()));
+    bar.set_position(now.bytes());
+    bar.set_message(message(now));
 }
 
-fn message(now: Progress, elapsed: Duration) -> String {
-    let rate = (now.bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
-    let total = now.total_bytes.map(|total| format!(" of {}", BinaryBytes(total))).unwrap_or_default();
-    format!("{} rows, {}{total}, {}/s", HumanCount(now.rows), BinaryBytes(now.bytes), BinaryBytes(rate))
+/// What there is to say, the most important first: a narrow terminal cuts it off.
+fn message(now: &Progress) -> String {
+    let mut text = format!("{} rows", HumanCount(now.rows()));
+    if now.bytes() > 0 {
+        let total = now.metrics.source_bytes_total;
+        let total = total.map(|total| format!(" of {}", BinaryBytes(total))).unwrap_or_default();
+        let rate = BinaryBytes(now.bytes_per_second as u64);
+        text += &format!(", {}{total}, {rate}/s", BinaryBytes(now.bytes()));
+    } else {
+        text += &format!(", {}/s", HumanCount(now.rows_per_second as u64));
+    }
+    if let Some(seconds) = now.seconds_left() {
+        text += &format!(", {} left", time(seconds));
+    }
+    if let Some(found) = &now.bottleneck {
+        text += &format!(", held up by {}", found.name);
+    }
+    text
+}
+
+fn time(seconds: f64) -> String {
+    let seconds = seconds.ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use aqueduct_runtime::metrics::{Bottleneck, Cause, JobState};
+
     use super::*;
+    use crate::progress::tests::progress;
 
     #[test]
-    fn the_line_says_rows_bytes_and_rate() {
-        let now = Progress { rows: 1_500_000, bytes: 30 << 20, total_bytes: Some(60 << 20) };
-        assert_eq!(message(now, Duration::from_secs(3)), "1,500,000 rows, 30.00 MiB of 60.00 MiB, 10.00 MiB/s");
-    }
-
-    #[test]
-    fn without_a_terminal_the_work_is_all_there_is() {
-        assert_eq!(watch(false, || unreachable!("nothing to draw on"), || 7), 7);
+    fn the_line_says_rows_bytes_rate_time_left_and_who_holds_it_up() {
+        let mut now = progress();
+        now.metrics.state = JobState::Running;
+        now.metrics.elapsed = Duration::from_secs(3);
+        (now.metrics.source_bytes_done, now.metrics.source_bytes_total) = (30 << 20, Some(60 << 20));
+        (now.rows_per_second, now.bytes_per_second) = (5e5, (10 << 20) as f64);
+        now.bottleneck = None;
+        assert_eq!(message(&now), "1,000 rows, 30.00 MiB of 60.00 MiB, 10.00 MiB/s, 3 s left");
+        let metrics = &mut now.metrics;
+        (metrics.source_bytes_done, metrics.source_bytes_total) = (0, None);
+        assert_eq!(message(&now), "1,000 rows, 500,000/s");
+        let (name, sentence) = ("numbers".to_string(), String::new());
+        now.bottleneck = Some(Bottleneck { node: 0, name, cause: Cause::Busy, share: 1.0, partition: None, sentence });
+        assert_eq!(message(&now), "1,000 rows, 500,000/s, held up by numbers");
     }
 }
