@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::web::{self, Data, Path, Query, ServiceConfig};
 use actix_web::{HttpResponse, Resource, Responder, Route};
 use aqueduct_runtime::metrics::JobState;
@@ -59,6 +60,7 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         .service(at("/api/jobs/{id}/plan.txt", web::get().to(plan_text)))
         .service(at("/api/jobs/{id}/plan.dot", web::get().to(plan_dot)))
         .service(at("/api/jobs/{id}/plan.mmd", web::get().to(plan_mermaid)))
+        .service(at("/api/jobs/{id}/report", web::get().to(report)))
         .service(at("/api/jobs/{id}/nodes/{node}", web::get().to(node)))
         .service(at("/api/jobs/{id}/cancel", web::post().to(cancel)))
         .default_service(web::to(|| async { refusal(StatusCode::NOT_FOUND, "there is nothing here") }));
@@ -200,6 +202,17 @@ async fn plan_dot(context: Data<Context>, id: Path<u64>) -> impl Responder {
 
 async fn plan_mermaid(context: Data<Context>, id: Path<u64>) -> impl Responder {
     with_job(&context, *id, |job| text(job.shape().to_mermaid()))
+}
+
+/// To be kept, so it is not shown in place.
+async fn report(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| {
+        let name = format!("attachment; filename=job-{}.html", job.id());
+        HttpResponse::Ok()
+            .content_type("text/html; charset=utf-8")
+            .insert_header((CONTENT_DISPOSITION, name))
+            .body(crate::report(&context.observer, std::slice::from_ref(job)))
+    })
 }
 
 async fn cancel(context: Data<Context>, id: Path<u64>) -> impl Responder {

@@ -65,6 +65,7 @@ fn a_graph_of_500_nodes_at_8_partitions_is_shown() {
     assert_eq!(detail["shape"]["nodes"].as_array().map(Vec::len), Some(500));
     assert_eq!(detail["frame"]["nodes"][250]["partitions"].as_array().map(Vec::len), Some(8));
     for path in [
+        "/api/jobs/0/report",
         "/api/overview",
         "/api/memory",
         "/api/jobs/0/analysis",
