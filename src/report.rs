@@ -120,12 +120,12 @@ mod tests {
             let numbers = cluster.from_source(name, aqueduct_operators::range("n", Some(1000))).expect("a source");
             assert_eq!(numbers.count().expect("a number"), 1000);
         };
-        count("before");
+        count("earlier_numbers");
         let report = cluster.performance_report(&one);
         count("within");
         report.finish().expect("it is written");
         let text = std::fs::read_to_string(&one).expect("it is there");
-        assert!(text.contains("within") && !text.contains("before") && text.ends_with("</html>\n"));
+        assert!(text.contains("within") && !text.contains("earlier_numbers") && text.ends_with("</html>\n"));
         assert!(text.contains("logical plan") && text.contains("optimised plan") && text.contains("finished after"));
         let dropped = cluster.performance_report(&two);
         count("dropped");
@@ -133,7 +133,7 @@ mod tests {
         assert!(std::fs::read_to_string(&two).expect("it is there").contains("dropped"));
         cluster.report(&two).expect("it is written");
         let all = std::fs::read_to_string(&two).expect("it is there");
-        assert!(["before", "within", "dropped", "<title>3 jobs"].iter().all(|name| all.contains(name)));
+        assert!(["earlier_numbers", "within", "dropped", "<title>3 jobs"].iter().all(|name| all.contains(name)));
         let nowhere = folder.path().join("no/such/folder.html");
         let error = cluster.report(&nowhere).expect_err("no folder").to_string();
         assert!(error.contains("folder.html"), "{error}");

@@ -6,6 +6,8 @@ const NODE = { width: 188, height: 110 };
 // Between two columns there is something to be written on a line; within a stage nothing is passed on.
 const GAP = { x: 122, y: 40, fused: 20 };
 // Top to bottom: what is written on a line needs less room that way.
+// Half of what is written there, so that it covers no node.
+const LABEL = 52;
 const DOWN = { x: 26, y: 74 };
 // Smaller than that is read by nobody: then it is scrolled, or laid out the other way.
 const LEAST_SCALE = 0.5;
@@ -137,7 +139,7 @@ export function graph(shape, select, plan = layout(shape)) {
     const middle = { [along]: between(from[along], from[along] + bend, to[along] - bend, to[along]), [across]: between(from[across], from[across], to[across], to[across]) };
     const { y } = middle;
     // Beside a line that goes down, and on one that goes across.
-    const x = middle.x + (plan.down ? 12 : 0);
+    const x = plan.down ? middle.x + 12 : Math.max(from.x + LABEL, Math.min(to.x - LABEL, middle.x));
     const anchor = { "text-anchor": plan.down ? "start" : "middle" };
     const left = plan.down ? x : x - 30;
     const shown = shape.edges[link.edge];
@@ -203,7 +205,9 @@ export function graph(shape, select, plan = layout(shape)) {
       node.doing.replaceChildren(...doing(frame.stages[shape.nodes[index].stage]));
       const held = over ? now.peak_state_bytes : now.state_bytes;
       const parts = [];
-      if (held) parts.push(`${bytes(held)} ${over ? "at most" : role === "operator" ? "state" : "buffers"}`);
+      // Both are too long for words about the first.
+      const what = now.spilled_bytes ? "" : over ? " at most" : role === "operator" ? " state" : " buffers";
+      if (held) parts.push(`${bytes(held)}${what}`);
       if (now.spilled_bytes) parts.push(`${bytes(now.spilled_bytes)} spilled`);
       node.state.textContent = parts.join(", ");
       node.busy.setAttribute("width", ((NODE.width - 66) * Math.min(1, now.busy)).toFixed(1));

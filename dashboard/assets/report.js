@@ -91,7 +91,7 @@ function drawMemory({ id, shape, life, frame }) {
   });
   place(id, "picture-memory", workers,
     el("ul", { class: "legend" }, KINDS.slice(0, 5).map(([kind, name]) => el("li", {}, el("i", { class: `part ${kind}` }), name)), el("li", {}, el("i", { class: "lane rest" }), "line: charged, by all jobs")),
-    eventTable(life.events.slice(-60).reverse()));
+    eventTable(life.events.slice(-20).reverse()));
 }
 
 const data = JSON.parse(document.getElementById("data").textContent);

@@ -32,6 +32,9 @@ const OPENAPI: &str = include_str!("../assets/openapi.json");
 /// Asking for a timeline has it recorded for so long.
 const RECORDED: Duration = Duration::from_secs(5);
 
+/// Holders that an answer has of each worker: those that hold most.
+const HOLDERS: usize = 500;
+
 /// Steps that one answer has about, of all threads together: the newest.
 const STEPS: usize = 16_000;
 /// Steps of each thread that it has at the least.
@@ -114,7 +117,7 @@ async fn overview(context: Data<Context>) -> impl Responder {
 
 async fn memory(context: Data<Context>) -> impl Responder {
     let workers = context.observer.memory();
-    let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView::of(worker, Vec::new(), usize::MAX)).collect();
+    let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView::of(worker, Vec::new(), HOLDERS)).collect();
     HttpResponse::Ok().json(json!({ "workers": workers, "history": context.live.history() }))
 }
 

@@ -168,6 +168,16 @@ fn a_report_is_drawn_from_a_file_and_hostile_names_do_nothing() {
     assert_eq!(browser.run("return document.images.length + document.scripts.length"), 2);
     assert_eq!(browser.run("return performance.getEntriesByType('resource').length"), 0, "nothing is loaded");
     assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth"), true);
+    // Nor do they on the live pages.
+    let dashboard = serve(&cluster);
+    for page in ["", "jobs", "jobs/1", "jobs/1/analysis", "jobs/1/plan"] {
+        browser.go(&format!("{}#/{page}", dashboard.link()));
+        eventually(page, || browser.text("main").contains("</script><script>"));
+        assert_eq!(
+            browser.run("return document.title.includes('owned') || document.querySelectorAll('main img').length > 0"),
+            false
+        );
+    }
     browser.complains_of_nothing();
 }
 

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 /// Events that a worker remembers.
 pub const MEMORY_EVENTS: usize = 256;
 /// What the same holder does again so soon is part of the same event.
-const SAME: Duration = Duration::from_millis(200);
+const SAME: Duration = Duration::from_millis(500);
 /// Events that are looked through for one to add to.
 const RECENT: usize = 16;
 
