@@ -109,13 +109,7 @@ fn script() -> String {
 /// The part of a report that is there without a script.
 fn section(page: &mut String, job: &ObservedJob, data: &JobData) {
     let (summary, id) = (&data.frame.summary, data.id);
-    let state = match summary.state {
-        JobState::Waiting => "waiting",
-        JobState::Running => "running",
-        JobState::Finished => "finished",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    };
+    let state = summary.state.name();
     let _ = writeln!(
         page,
         "<section class=\"job\" id=\"job-{id}\">\n<div class=\"title\"><h1><span class=\"quiet\">Job {id}  </span>{}</h1>\

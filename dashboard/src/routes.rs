@@ -6,7 +6,6 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::web::{self, Data, Path, Query, ServiceConfig};
 use actix_web::{HttpResponse, Resource, Responder, Route};
-use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::observe::{ObservedJob, Timeline};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -133,18 +132,8 @@ async fn jobs(context: Data<Context>, filter: Query<Filter>) -> impl Responder {
         let metrics = job.metrics();
         JobSummary::of(observer, &job, &metrics, &metrics)
     });
-    let wanted = |summary: &JobSummary| filter.state.as_deref().is_none_or(|state| state == state_name(summary.state));
+    let wanted = |summary: &JobSummary| filter.state.as_deref().is_none_or(|state| state == summary.state.name());
     HttpResponse::Ok().json(summaries.filter(wanted).collect::<Vec<_>>())
-}
-
-fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Waiting => "waiting",
-        JobState::Running => "running",
-        JobState::Finished => "finished",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
 }
 
 /// Which job's events are asked for.

@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use serde::{Serialize, Serializer};
 
+use crate::metrics::{seconds, text};
+
 /// Events that a worker remembers.
 pub const MEMORY_EVENTS: usize = 256;
 /// What the same holder does again so soon is part of the same event.
@@ -34,7 +36,7 @@ pub struct MemoryEvent {
     #[serde(rename = "time_ms", serialize_with = "millis")]
     pub time: SystemTime,
     /// How long it went on.
-    #[serde(rename = "length_seconds", serialize_with = "crate::metrics::seconds")]
+    #[serde(rename = "length_seconds", serialize_with = "seconds")]
     pub length: Duration,
     /// What was done.
     pub kind: MemoryEventKind,
@@ -54,10 +56,6 @@ pub struct MemoryEvent {
 fn millis<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     serializer.serialize_u64(since.as_millis() as u64)
-}
-
-fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
 }
 
 /// What was counted on one worker, of all jobs so far.

@@ -191,13 +191,7 @@ const TITLES: [&str; 8] = ["operator", "rows in", "rows out", "kept", "bytes out
 
 impl fmt::Display for Analysis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            JobState::Waiting => "waiting",
-            JobState::Running => "running",
-            JobState::Finished => "finished",
-            JobState::Failed => "failed",
-            JobState::Cancelled => "cancelled",
-        };
+        let state = self.state.name();
         let peak = self.workers.iter().map(|worker| worker.peak_bytes).max().unwrap_or(0);
         let spilled: u64 = self.operators.iter().map(|operator| operator.spilled_bytes).sum();
         let spooled: u64 = self.edges.iter().map(|edge| edge.spooled_bytes).sum();

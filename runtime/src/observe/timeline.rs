@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::config::ClusterConfig;
-use crate::metrics::seconds;
+use crate::metrics::{seconds, text};
 use crate::task::TaskShared;
 
 /// Steps that are kept for each thread.
@@ -57,10 +57,6 @@ pub struct Span {
     pub length: Duration,
     /// How it ended.
     pub end: SpanEnd,
-}
-
-fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(text)
 }
 
 /// What an I/O thread did for spilled state.
