@@ -2,8 +2,8 @@
 //! spans add to it.
 //!
 //! Run it with `cargo run --release -p aqueduct-dashboard --example overhead`, or with `-- SECONDS` for longer runs. A job of
-//! many small steps runs again and again: alone, with ten clients that watch its graph live and ask for pages, and with
-//! spans of all levels written as text to nowhere. Linux only: it reads `/proc`.
+//! many small steps runs again and again: alone, with ten clients that watch its graph live, one of which looks at the
+//! timeline, and with spans of all levels written as text to nowhere. Linux only: it reads `/proc`.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -88,9 +88,9 @@ fn open(address: SocketAddr, path: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Watches a job from its start on, as its page does, and asks for the timeline and the metrics every two seconds; the
+/// Watches a job from its start on, as its page does, and asks for the timeline each second if that page is open, too; the
 /// bytes that came.
-fn client(address: SocketAddr, job: u64, stopped: &AtomicBool) -> std::io::Result<u64> {
+fn client(address: SocketAddr, job: u64, timeline: bool, stopped: &AtomicBool) -> std::io::Result<u64> {
     let mut buffer = vec![0; 1 << 16];
     let (mut bytes, mut events, mut asked) = (0, None, Instant::now());
     while !stopped.load(Relaxed) {
@@ -107,11 +107,9 @@ fn client(address: SocketAddr, job: u64, stopped: &AtomicBool) -> std::io::Resul
                 std::thread::park_timeout(Duration::from_millis(10));
             }
         }
-        if asked.elapsed() > Duration::from_secs(2) {
+        if timeline && asked.elapsed() > Duration::from_secs(1) {
             asked = Instant::now();
-            for path in ["/api/timeline", "/metrics"] {
-                let _ = open(address, path)?.read_to_end(&mut Vec::new());
-            }
+            let _ = open(address, "/api/timeline")?.read_to_end(&mut Vec::new());
         }
     }
     Ok(bytes)
@@ -121,9 +119,9 @@ fn client(address: SocketAddr, job: u64, stopped: &AtomicBool) -> std::io::Resul
 fn run_watched(cluster: &Cluster, address: SocketAddr, rows: u64) -> Result<(Run, u64), Failed> {
     let job = cluster.observer().jobs().last().map_or(0, |job| job.id() + 1);
     let stopped = Arc::new(AtomicBool::new(false));
-    let watch = |_| {
+    let watch = |index: usize| {
         let stopped = Arc::clone(&stopped);
-        std::thread::Builder::new().name("client".into()).spawn(move || client(address, job, &stopped))
+        std::thread::Builder::new().name("client".into()).spawn(move || client(address, job, index == 0, &stopped))
     };
     let clients = (0..CLIENTS).map(watch).collect::<Result<Vec<_>, _>>()?;
     let run = run(cluster, rows);
@@ -171,7 +169,7 @@ fn main() -> Result<(), Failed> {
     }
     let [alone, watched, traced] = [alone, watched, traced].map(median);
     let steps: u64 = watched.metrics.tasks.iter().map(|task| task.steps).sum();
-    let batches: u64 = watched.metrics.nodes.iter().map(|node| node.batches_in + node.batches_out).sum();
+    let batches: u64 = watched.metrics.nodes.iter().map(|node| node.batches_in).sum();
     let (step, batch) = counting_cost(1_000_000);
     let counting = step.mul_f64(steps as f64) + batch.mul_f64(batches as f64);
     let line = |name: &str, run: &Run| {
