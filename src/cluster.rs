@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use crate::error::Result;
 use crate::frame::Frame;
 use crate::planner::ScanTable;
+use crate::progress::ProgressFormat;
 use crate::sql::Catalog;
 
 /// Workers in this process, each with its threads and its memory limit.
@@ -43,7 +44,7 @@ pub struct LocalCluster {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) cluster: Cluster,
-    pub(crate) progress: bool,
+    pub(crate) progress: ProgressFormat,
     /// How often each table name was given: plans tell tables apart by their names.
     names: Mutex<HashMap<String, usize>>,
     /// What SQL calls the tables.
@@ -227,7 +228,7 @@ pub struct LocalClusterBuilder {
     spill_dir: Option<PathBuf>,
     spill_limit: Option<Size>,
     spill_compression: bool,
-    progress: bool,
+    progress: ProgressFormat,
     #[cfg(feature = "dashboard")]
     dashboard: Watch,
 }
@@ -285,7 +286,7 @@ impl Default for LocalClusterBuilder {
             spill_dir: None,
             spill_limit: None,
             spill_compression: false,
-            progress: true,
+            progress: ProgressFormat::default(),
             #[cfg(feature = "dashboard")]
             dashboard: Watch::Tried,
         }
@@ -336,9 +337,10 @@ impl LocalClusterBuilder {
         self
     }
 
-    /// Whether a bar shows the progress of a job, where standard error is a terminal. On unless set.
-    pub fn progress(mut self, progress: bool) -> Self {
-        self.progress = progress;
+    /// How the progress of jobs is shown on standard error: by a bar, where that is a terminal, unless set. `false`
+    /// shows nothing, [`ProgressFormat::Json`] writes lines for programs.
+    pub fn progress(mut self, progress: impl Into<ProgressFormat>) -> Self {
+        self.progress = progress.into();
         self
     }
 

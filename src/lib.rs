@@ -31,6 +31,8 @@ mod optimize;
 mod planner;
 mod progress;
 mod recursive;
+#[cfg(feature = "dashboard")]
+mod report;
 mod run;
 mod sql;
 mod stack;
@@ -52,11 +54,13 @@ pub use datafusion_common::JoinType;
 pub use error::{Error, Result};
 pub use expr::{IntoExpr, IntoExprs, col, count_rows, cube, grouping_sets, mean, rollup};
 pub use frame::{AsOf, Frame, GroupBy, IntoSortKey, IntoSortKeys, Over, asc, desc};
-pub use progress::JobProgress;
+pub use progress::{JobProgress, ProgressFormat};
+#[cfg(feature = "dashboard")]
+pub use report::PerformanceReport;
 pub use run::FrameStream;
 pub use sql::Place;
 pub use table::Table;
-pub use trace::{LogFormat, init_tracing, init_tracing_as};
+pub use trace::{LogFormat, init_tracing, init_tracing_as, init_tracing_without_job_errors};
 pub use widen::Widening;
 
 /// Functions of expressions: everything that DataFusion's libraries of scalar, nested, aggregate and window functions

@@ -11,7 +11,7 @@ use aqueduct_operators::csv::CsvSink;
 use aqueduct_operators::parquet::{ParquetSink, ParquetSinkOptions};
 use aqueduct_operators::{Store, StoreSink};
 use aqueduct_runtime::io::Ticket;
-use aqueduct_runtime::metrics::{Analysis, JobMetrics};
+use aqueduct_runtime::metrics::Analysis;
 use aqueduct_runtime::{ExecutionError, Graph, Job, JobSummary, Plan, ResultStream, SinkSpec};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -23,7 +23,7 @@ use crate::cluster::Session;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::planner::{self, Planned, ScanTable, Settings};
-use crate::progress::{self, JobProgress, Progress};
+use crate::progress::{self, JobProgress, ProgressFormat, Watched};
 use crate::recursive;
 use crate::table::{Table, with_schema};
 use crate::widen::{self, Attempt};
@@ -52,10 +52,12 @@ pub(crate) fn settings(frame: &Frame) -> Result<Settings> {
     })
 }
 
-/// Starts a job, and says whether its progress is to be shown.
-fn start(frame: &Frame, graph: &Graph) -> Result<(Job, bool)> {
+/// Starts a job, and says how its progress is to be shown.
+fn start(frame: &Frame, graph: &Graph) -> Result<(Job, ProgressFormat)> {
     let session = session(frame)?;
-    let job = session.cluster.run(graph)?;
+    let mut graph = graph.clone();
+    graph.describe("logical plan", frame.logical_plan()?.display_indent().to_string());
+    let job = session.cluster.run(&graph)?;
     tracing::info!(?job, "job started");
     tracing::debug!("\n{}", job.plan());
     Ok((job, session.progress))
@@ -64,13 +66,11 @@ fn start(frame: &Frame, graph: &Graph) -> Result<(Job, bool)> {
 /// Waits for the end of a job.
 fn finish(job: Job) -> Result<JobSummary, ExecutionError> {
     let outcome = job.wait();
-    match &outcome {
-        Ok(summary) => {
-            let spilled_bytes: u64 = summary.metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
-            let Progress { rows, bytes, .. } = progress(&summary.metrics);
-            tracing::info!(elapsed = ?summary.elapsed, rows_read = rows, bytes_read = bytes, spilled_bytes, "job finished");
-        }
-        Err(error) => tracing::info!(%error, "job failed"),
+    // The runtime has said what went wrong, if something did.
+    if let Ok(JobSummary { elapsed, metrics }) = &outcome {
+        let spilled_bytes: u64 = metrics.workers.iter().map(|worker| worker.spilled_bytes).sum();
+        let (rows_read, bytes_read) = (metrics.source_rows(), metrics.source_bytes_done);
+        tracing::info!(?elapsed, rows_read, bytes_read, spilled_bytes, "job finished");
     }
     outcome
 }
@@ -83,14 +83,10 @@ pub(crate) fn collect(frame: &Frame, bar: bool) -> Result<Table> {
 fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
     let (FrameStream { schema, rows, job, .. }, shown) = open(frame)?;
     let monitor = job.monitor();
-    let batches = progress::watch(
-        bar && shown,
-        move || progress(&monitor.metrics()),
-        || {
-            let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
-            finish(job).and(batches)
-        },
-    )?;
+    let batches = progress::watch(if bar { shown } else { ProgressFormat::Hidden }, &monitor, || {
+        let batches = rows.collect::<Result<Vec<RecordBatch>, ExecutionError>>();
+        finish(job).and(batches)
+    })?;
     Table::try_new(schema, batches)
 }
 
@@ -98,15 +94,11 @@ fn collect_once(frame: &Frame, bar: bool) -> Result<Table> {
 pub(crate) fn analyze(frame: &Frame) -> Result<Analysis> {
     widen::retried(frame, |frame| {
         let (FrameStream { mut rows, job, .. }, shown) = open(frame)?;
-        let (monitor, shown_to) = (job.monitor(), job.monitor());
-        progress::watch(
-            shown,
-            move || progress(&shown_to.metrics()),
-            || {
-                let read = rows.try_for_each(|batch| batch.map(drop));
-                finish(job).and(read)
-            },
-        )?;
+        let monitor = job.monitor();
+        progress::watch(shown, &monitor, || {
+            let read = rows.try_for_each(|batch| batch.map(drop));
+            finish(job).and(read)
+        })?;
         Ok(monitor.analysis())
     })
 }
@@ -167,12 +159,13 @@ pub(crate) fn stream(frame: &Frame) -> Result<FrameStream> {
     Ok(FrameStream { attempt: Some(Attempt::new(frame)), ..rows })
 }
 
-fn open(frame: &Frame) -> Result<(FrameStream, bool)> {
+fn open(frame: &Frame) -> Result<(FrameStream, ProgressFormat)> {
     let frame = &recursive::settled(frame)?;
     let Planned { graph, result, schema, .. } = frame.planned()?;
     let (mut job, shown) = start(frame, &graph)?;
     let rows = job.take_result(result).expect("a result of the graph that was run, not taken before");
-    Ok((FrameStream { schema, rows, job, attempt: None, delivered: false }, shown))
+    let watched = Arc::new(Mutex::new(job.monitor()));
+    Ok((FrameStream { schema, rows, job, watched, attempt: None, delivered: false }, shown))
 }
 
 /// Writes the rows of `frame` to `path` as CSV; how many there were.
@@ -236,7 +229,7 @@ fn write_once(frame: &Frame, plan: &LogicalPlan, sink: impl SinkSpec) -> Result<
 fn run_to_end(frame: &Frame, graph: &Graph) -> Result<u64> {
     let (job, shown) = start(frame, graph)?;
     let monitor = job.monitor();
-    let summary = progress::watch(shown, move || progress(&monitor.metrics()), || finish(job))?;
+    let summary = progress::watch(shown, &monitor, || finish(job))?;
     // The sink is the last node that was declared.
     Ok(summary.metrics.nodes.last().map_or(0, |sink| sink.rows_in))
 }
@@ -245,16 +238,6 @@ fn run_to_end(frame: &Frame, graph: &Graph) -> Result<u64> {
 pub(crate) fn partitions(frame: &Frame) -> Result<usize> {
     let Planned { graph, rows, .. } = recursive::outlined(frame)?.planned()?;
     Ok(plan(frame, &graph)?.partitions(rows).unwrap_or(0))
-}
-
-fn progress(metrics: &JobMetrics) -> Progress {
-    // Nodes without input are the sources.
-    let sources = metrics.nodes.iter().filter(|node| metrics.edges.iter().all(|edge| edge.to != node.name));
-    Progress {
-        rows: sources.filter(|node| node.rows_in == 0).map(|node| node.rows_out).sum(),
-        bytes: metrics.source_bytes_done,
-        total_bytes: metrics.source_bytes_total,
-    }
 }
 
 /// The rows of a running job, batch by batch, in one partition.
@@ -266,6 +249,8 @@ pub struct FrameStream {
     schema: SchemaRef,
     rows: ResultStream,
     job: Job,
+    /// Shows the job, whichever it is by now.
+    watched: Watched,
     /// The frame and how it was changed; `None` if whoever reads this runs it again on their own.
     attempt: Option<Attempt>,
     /// Whether the caller has had a batch.
@@ -284,11 +269,10 @@ impl FrameStream {
         &self.job
     }
 
-    /// Shows how far the job is, in a bar on standard error, until what is returned is dropped; `None` if standard
-    /// error is not a terminal. After columns were widened it stays where it was.
-    pub fn show_progress(&self) -> Option<JobProgress> {
-        let monitor = self.job.monitor();
-        JobProgress::start(move || progress(&monitor.metrics()))
+    /// Shows how far the job is, on standard error, until what is returned is dropped; `None` if there is to be a bar
+    /// and standard error is not a terminal.
+    pub fn show_progress(&self, format: impl Into<ProgressFormat>) -> Option<JobProgress> {
+        JobProgress::start(format.into(), Arc::clone(&self.watched))
     }
 
     fn checked(&self, batch: Result<RecordBatch, ExecutionError>) -> Result<RecordBatch> {
@@ -317,6 +301,7 @@ impl FrameStream {
             Ok(opened) => opened,
             Err(error) => return Err(attempt.explained(error)),
         };
+        *self.watched.lock() = job.monitor();
         (self.schema, self.rows, self.job) = (schema, rows, job);
         Ok(())
     }
@@ -327,7 +312,11 @@ impl Iterator for FrameStream {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let batch = self.rows.next()?;
+            let Some(batch) = self.rows.next() else {
+                // All of it was read: it ends by itself, and not because whoever read it drops this.
+                self.job.monitor().wait();
+                return None;
+            };
             if let Some(batch) = self.settled(batch) {
                 return Some(batch);
             }

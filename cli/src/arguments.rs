@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use aqueduct::ProgressFormat;
 use aqueduct::runtime::parse_bytes;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::output::Format;
 
@@ -51,9 +52,38 @@ pub(crate) struct Sql {
     /// Write figures of the run to FILE, as one JSON object
     #[arg(long, value_name = "FILE")]
     pub(crate) stats: Option<PathBuf>,
+    /// Write what the query did to FILE, well or not: a page with its graph, a timeline, memory over time, and its plan
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// How progress is shown on standard error: by a bar where that is a terminal, as one JSON object a line, or not
+    #[arg(long, value_name = "FORMAT", default_value = "bar")]
+    pub(crate) progress: Progress,
     /// No progress bar, and no word about what was written
     #[arg(long, short)]
     pub(crate) quiet: bool,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Progress {
+    /// A bar, if standard error is a terminal
+    Bar,
+    /// One JSON object a line, twice a second; the last one says how the job ended
+    Json,
+    /// Nothing
+    None,
+}
+
+impl Sql {
+    /// How progress is to be shown.
+    pub(crate) fn progress(&self) -> ProgressFormat {
+        match self.progress {
+            Progress::Bar if self.quiet => ProgressFormat::Hidden,
+            Progress::Bar => ProgressFormat::Bar,
+            Progress::Json => ProgressFormat::Json,
+            Progress::None => ProgressFormat::Hidden,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

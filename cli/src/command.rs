@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aqueduct::runtime::allocator;
+use aqueduct::{LocalCluster, ProgressFormat};
 
 use crate::arguments::{Explain, Head, Schema, Sql, Workers};
 use crate::failure::Failure;
@@ -13,41 +14,72 @@ use crate::output::Target;
 use crate::session;
 use crate::stats::{self, Measured};
 
-/// Runs a query, and writes its rows.
+/// Runs a query, writes its rows, and tells what it did.
 pub(crate) fn sql(options: &Sql, interrupt: &Interrupt) -> Result<(), Failure> {
     let output = &options.output;
     let target = Target::new(output.format, output.output.as_deref(), output.rows)?;
     let target = target.with_memory(options.workers.memory_limit);
-    let path = target.path().map(Path::to_owned);
     let text = session::text(&options.query)?;
-    let cluster = session::start(&options.workers)?;
+    let cluster = session::start(&options.workers, options.progress())?;
     allocator::reset_peak();
+    let ran = run(options, target, &text, &cluster, interrupt);
+    // Of a query that failed there is all the more to be told.
+    let told = match &options.report {
+        Some(path) if !cluster.observer().jobs().is_empty() => cluster.report(path).map_err(Failure::from),
+        _ => Ok(()),
+    };
+    ran.and(told)
+}
 
+fn run(
+    options: &Sql,
+    target: Target,
+    text: &str,
+    cluster: &LocalCluster,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let path = target.path().map(Path::to_owned);
     let begin = Instant::now();
     let mut writing = Duration::ZERO;
     // A statement that writes a file does so at once.
-    let frame = interrupt.cancelling(&cluster, || session::frame(&cluster, &options.query, &text))?;
+    let frame = interrupt.cancelling(cluster, || session::frame(cluster, &options.query, text))?;
     let mut rows = frame.stream()?;
-    let early = target.shows_rows_early();
-    let mut out = target.open()?;
-    let mut bar = if options.quiet { None } else { rows.show_progress() };
-    while let Some(batch) = interrupt.next(&mut rows)? {
-        if early {
-            // Rows and a bar do not go together on one terminal.
-            bar = None;
+    let mut progress = rows.show_progress(options.progress());
+    // Rows and a bar do not go together on one terminal.
+    let bar_vanishes = target.shows_rows_early() && options.progress() == ProgressFormat::Bar;
+    let write = || -> Result<(u64, Duration), Failure> {
+        let mut out = target.open()?;
+        while let Some(batch) = interrupt.next(&mut rows)? {
+            if bar_vanishes {
+                progress = None;
+            }
+            let begin = Instant::now();
+            out.write(&batch)?;
+            writing += begin.elapsed();
         }
-        let begin = Instant::now();
-        out.write(&batch)?;
-        writing += begin.elapsed();
+        let elapsed = begin.elapsed();
+        Ok((out.finish(rows.schema())?, elapsed))
+    };
+    let written = write();
+    let monitor = rows.job().monitor();
+    if written.is_ok() {
+        // All was read, so it ends by itself.
+        monitor.wait();
     }
-    let elapsed = begin.elapsed();
-    drop(bar);
-    let written = out.finish(rows.schema())?;
+    // One whose rows are not wanted any more ends, too.
+    drop(rows);
+    if options.report.is_some() {
+        monitor.wait();
+    }
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    let (written, elapsed) = written?;
     if let Some(path) = &options.stats {
         let measured = Measured { elapsed, writing, rows: written };
-        stats::write(path, &measured, &rows.job().metrics())?;
+        stats::write(path, &measured, &monitor.metrics())?;
     }
-    if let (Some(path), false) = (path, options.quiet) {
+    if let (Some(path), false) = (path, options.quiet || options.progress() == ProgressFormat::Json) {
         eprintln!("{written} rows written to {} in {:.2} s", path.display(), elapsed.as_secs_f64());
     }
     Ok(())
@@ -56,7 +88,7 @@ pub(crate) fn sql(options: &Sql, interrupt: &Interrupt) -> Result<(), Failure> {
 /// Shows the plan of a query.
 pub(crate) fn explain(options: &Explain) -> Result<(), Failure> {
     let text = session::text(&options.query)?;
-    let cluster = session::start(&options.workers)?;
+    let cluster = session::start(&options.workers, ProgressFormat::Hidden)?;
     let explained = session::frame(&cluster, &options.query, &text)?.explain()?;
     print(&format!("{explained}\n"))
 }
@@ -65,7 +97,7 @@ pub(crate) fn explain(options: &Explain) -> Result<(), Failure> {
 pub(crate) fn head(options: &Head, interrupt: &Interrupt) -> Result<(), Failure> {
     // All of them: how many is what the user has said.
     let target = Target::new(Some(options.format), None, Some(0))?;
-    let cluster = session::start(&ONE_WORKER)?;
+    let cluster = session::start(&ONE_WORKER, ProgressFormat::Hidden)?;
     let mut rows = session::read(&cluster, &options.file)?.limit(options.lines).stream()?;
     let mut out = target.open()?;
     while let Some(batch) = interrupt.next(&mut rows)? {
@@ -77,7 +109,7 @@ pub(crate) fn head(options: &Head, interrupt: &Interrupt) -> Result<(), Failure>
 
 /// Prints the columns of a file.
 pub(crate) fn schema(options: &Schema) -> Result<(), Failure> {
-    let cluster = session::start(&ONE_WORKER)?;
+    let cluster = session::start(&ONE_WORKER, ProgressFormat::Hidden)?;
     let schema = session::read(&cluster, &options.file)?.schema()?;
     let name_width = schema.fields().iter().map(|field| field.name().len()).max().unwrap_or(0);
     let line = |field: &std::sync::Arc<aqueduct::arrow::datatypes::Field>| {

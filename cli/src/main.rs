@@ -23,7 +23,7 @@ static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 fn main() -> ExitCode {
     // Ends with status 2, or with 0 for `--help`, where there is nothing to run.
     let arguments = Arguments::parse();
-    aqueduct::init_tracing();
+    aqueduct::init_tracing_without_job_errors();
     let interrupt = Interrupt::install();
     let outcome = match &arguments.command {
         Command::Sql(sql) => command::sql(sql, &interrupt),

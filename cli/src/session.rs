@@ -4,14 +4,14 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use aqueduct::dashboard::DashboardConfig;
-use aqueduct::{Frame, LocalCluster};
+use aqueduct::{Frame, LocalCluster, ProgressFormat};
 
 use crate::arguments::{Query, Workers};
 use crate::failure::Failure;
 
-/// Starts a cluster as the options say.
-pub(crate) fn start(options: &Workers) -> Result<LocalCluster, Failure> {
-    let mut builder = LocalCluster::builder().progress(false);
+/// Starts a cluster as the options say. Statements show their progress in this format.
+pub(crate) fn start(options: &Workers, progress: ProgressFormat) -> Result<LocalCluster, Failure> {
+    let mut builder = LocalCluster::builder().progress(progress);
     if let Some(workers) = options.workers {
         builder = builder.workers(workers.get());
     }

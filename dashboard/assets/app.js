@@ -114,6 +114,7 @@ document.addEventListener("click", (event) => {
   const { dataset } = target;
   if ("cancel" in dataset) cancel(Number(dataset.cancel));
   else if ("filter" in dataset) { page?.filter?.(dataset.filter); update(); }
+  else if ("zoom" in dataset) page?.zoom?.(dataset.zoom);
   else if ("span" in dataset) page?.zoom?.(Number(dataset.span));
   else if ("hold" in dataset) page?.hold?.();
   else if ("svg" in dataset) download(dataset.svg);

@@ -1,11 +1,17 @@
-// The graph of a job: laid out left to right by layers, drawn once, then kept up to date in place.
+// The graph of a job: laid out by layers, left to right or top to bottom, drawn once, then kept up to date in place.
 
 import { bytes, count, el, percent } from "./format.js";
 
 const NODE = { width: 188, height: 110 };
-const GAP = { x: 122, fused: 46, y: 44 };
-// Smaller than that is read by nobody: then it is scrolled.
-const LEAST_SCALE = 0.8;
+// Between two columns there is something to be written on a line; within a stage nothing is passed on.
+const GAP = { x: 122, y: 40, fused: 20 };
+// Top to bottom: what is written on a line needs less room that way.
+// Half of what is written there, so that it covers no node.
+const LABEL = 52;
+const DOWN = { x: 26, y: 74 };
+// Smaller than that is read by nobody: then it is scrolled, or laid out the other way.
+const LEAST_SCALE = 0.5;
+const READABLE = 0.62;
 const PAD = 28;
 
 // Pairs of nodes that follow each other: within a stage without an edge, else along one.
@@ -18,58 +24,81 @@ function links(shape) {
   return found;
 }
 
-// Column and row of each node: as far right as its inputs ask for, near to them in height.
-export function layout(shape) {
-  const all = links(shape);
-  const inputs = shape.nodes.map(() => []);
-  const outputs = shape.nodes.map(() => []);
-  for (const link of all) {
-    inputs[link.to].push(link.from);
-    outputs[link.from].push(link.to);
-  }
+// A stack of nodes for each stage, and one for each result: in an order in which each comes after its inputs.
+function stacks(shape) {
+  const found = shape.stages.map((stage) => ({ nodes: stage.nodes, inputs: [], outputs: [], layer: 0, row: 0 }));
+  shape.nodes.forEach((node, index) => { if (node.stage === null) found.push({ nodes: [index], inputs: [], outputs: [], layer: 0, row: 0 }); });
   // Nodes are declared after their inputs.
-  const layer = shape.nodes.map(() => 0);
-  shape.nodes.forEach((_, node) => {
-    for (const input of inputs[node]) layer[node] = Math.max(layer[node], layer[input] + 1);
-  });
+  found.sort((a, b) => a.nodes[0] - b.nodes[0]);
+  const of = new Map(found.flatMap((stack) => stack.nodes.map((node) => [node, stack])));
+  for (const edge of shape.edges) {
+    of.get(edge.from).outputs.push(of.get(edge.to));
+    of.get(edge.to).inputs.push(of.get(edge.from));
+  }
+  return found;
+}
+
+// Where each node stands: stages in layers, as far on as their inputs ask for, near to them across; their nodes stacked.
+export function layout(shape, down = false) {
+  const all = stacks(shape);
+  for (const stack of all) stack.layer = Math.max(0, ...stack.inputs.map((input) => input.layer + 1));
   // Sources stand beside those that read them.
-  for (let node = shape.nodes.length - 1; node >= 0; node -= 1) {
-    if (inputs[node].length === 0 && outputs[node].length > 0) {
-      layer[node] = Math.max(0, Math.min(...outputs[node].map((to) => layer[to])) - 1);
-    }
+  for (const stack of all.toReversed()) {
+    if (!stack.inputs.length && stack.outputs.length) stack.layer = Math.max(0, Math.min(...stack.outputs.map((to) => to.layer)) - 1);
   }
   const layers = [];
-  layer.forEach((column, node) => (layers[column] ??= []).push(node));
-  const row = shape.nodes.map(() => 0);
-  const place = () => layers.forEach((nodes) => nodes.forEach((node, index) => { row[node] = index - (nodes.length - 1) / 2; }));
+  for (const stack of all) (layers[stack.layer] ??= []).push(stack);
+  const place = () => layers.forEach((stacked) => stacked.forEach((stack, index) => { stack.row = index - (stacked.length - 1) / 2; }));
   place();
-  const average = (near, node) => near.length ? near.reduce((sum, other) => sum + row[other], 0) / near.length : row[node];
+  const wanted = (stack, near) => (near.length ? near.reduce((sum, other) => sum + other.row, 0) / near.length : stack.row);
   for (let turn = 0; turn < 6; turn += 1) {
-    const near = turn % 2 === 0 ? inputs : outputs;
-    for (const nodes of layers) {
-      const wanted = new Map(nodes.map((node) => [node, average(near[node], node)]));
-      nodes.sort((a, b) => wanted.get(a) - wanted.get(b));
+    for (const stacked of layers) {
+      const order = new Map(stacked.map((stack) => [stack, wanted(stack, turn % 2 === 0 ? stack.inputs : stack.outputs)]));
+      stacked.sort((a, b) => order.get(a) - order.get(b));
     }
     place();
   }
-  const tallest = Math.max(...layers.map((nodes) => nodes.length));
-  const middle = PAD + (tallest * (NODE.height + GAP.y) - GAP.y) / 2;
-  // Only what is written on needs a long line.
-  const left = [PAD];
-  for (let column = 1; column < layers.length; column += 1) {
-    const written = all.some((link) => link.edge !== null && layer[link.from] < column && layer[link.to] >= column);
-    left[column] = left[column - 1] + NODE.width + (written ? GAP.x : GAP.fused);
+  const tall = (stack) => stack.nodes.length * (NODE.height + GAP.fused) - GAP.fused;
+  const total = (sizes, gap) => sizes.reduce((sum, size) => sum + size + gap, -gap);
+  const at = shape.nodes.map(() => ({ x: 0, y: 0 }));
+  const put = (stack, x, y) => stack.nodes.forEach((node, index) => { at[node] = { x, y: y + index * (NODE.height + GAP.fused) }; });
+  let [width, height] = [0, 0];
+  if (down) {
+    width = Math.max(...layers.map((stacked) => total(stacked.map(() => NODE.width), DOWN.x))) + 2 * PAD;
+    let y = PAD;
+    for (const stacked of layers) {
+      let x = (width - total(stacked.map(() => NODE.width), DOWN.x)) / 2;
+      for (const stack of stacked) {
+        put(stack, x, y);
+        x += NODE.width + DOWN.x;
+      }
+      y += Math.max(...stacked.map(tall)) + DOWN.y;
+    }
+    height = y - DOWN.y + PAD;
+  } else {
+    height = Math.max(...layers.map((stacked) => total(stacked.map(tall), GAP.y))) + 2 * PAD;
+    layers.forEach((stacked, column) => {
+      let y = (height - total(stacked.map(tall), GAP.y)) / 2;
+      for (const stack of stacked) {
+        put(stack, PAD + column * (NODE.width + GAP.x), y);
+        y += tall(stack) + GAP.y;
+      }
+    });
+    width = 2 * PAD + layers.length * (NODE.width + GAP.x) - GAP.x;
   }
-  return {
-    links: all,
-    width: left[left.length - 1] + NODE.width + PAD,
-    height: 2 * PAD + tallest * (NODE.height + GAP.y) - GAP.y + 14,
-    at: shape.nodes.map((_, node) => ({
-      x: left[layer[node]],
-      y: middle + row[node] * (NODE.height + GAP.y) - NODE.height / 2,
-    })),
-  };
+  return { links: links(shape), down, width, height: height + 14, at };
 }
+
+// The way to lay a graph out in `width` pixels: left to right if that can be read then.
+export function fitting(shape, width) {
+  const across = layout(shape);
+  if (width >= across.width * READABLE) return across;
+  const down = layout(shape, true);
+  return width / down.width > width / across.width ? down : across;
+}
+
+// How large a graph of this layout is drawn to fit in `width` pixels.
+export const scaleToFit = (plan, width) => Math.max(LEAST_SCALE, Math.min(1, width / plan.width));
 
 const cut = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
@@ -80,36 +109,48 @@ function text(parent, x, y, kind, value, extra = {}) {
 }
 
 // Draws the graph of `shape`; `update` shows a frame, `select` is told of the node that was chosen.
-export function graph(shape, select) {
-  const plan = layout(shape);
+export function graph(shape, select, plan = layout(shape)) {
   const svg = el("svg", { class: "graph", viewBox: `0 0 ${plan.width} ${plan.height}`, width: plan.width, height: plan.height, role: "group", "aria-label": "Graph of the job" });
-  svg.style.width = "100%";
-  svg.style.height = "auto";
-  svg.style.minWidth = `${Math.min(plan.width, Math.round(plan.width * LEAST_SCALE))}px`;
-  svg.style.maxWidth = `${plan.width}px`;
+  const scale = (factor) => {
+    svg.style.width = `${Math.floor(plan.width * factor)}px`;
+    svg.style.height = "auto";
+  };
   const edgeLayer = el("g");
   const nodeLayer = el("g");
   svg.append(edgeLayer, nodeLayer);
 
   const edges = plan.links.map((link) => {
-    const from = { x: plan.at[link.from].x + NODE.width, y: plan.at[link.from].y + NODE.height / 2 };
-    const to = { x: plan.at[link.to].x, y: plan.at[link.to].y + NODE.height / 2 };
-    const bend = Math.max(30, (to.x - from.x) / 2);
-    const path = el("path", { class: link.edge === null ? "wire fused" : "wire", d: `M${from.x},${from.y} C${from.x + bend},${from.y} ${to.x - bend},${to.y} ${to.x},${to.y}` });
+    const [first, last] = [plan.at[link.from], plan.at[link.to]];
+    const below = plan.down || link.edge === null;
+    const from = below ? { x: first.x + NODE.width / 2, y: first.y + NODE.height } : { x: first.x + NODE.width, y: first.y + NODE.height / 2 };
+    const to = below ? { x: last.x + NODE.width / 2, y: last.y } : { x: last.x, y: last.y + NODE.height / 2 };
+    const bend = below ? Math.max(8, (to.y - from.y) / 2) : Math.max(30, (to.x - from.x) / 2);
+    const [one, two] = below ? [`${from.x},${from.y + bend}`, `${to.x},${to.y - bend}`] : [`${from.x + bend},${from.y}`, `${to.x - bend},${to.y}`];
+    const path = el("path", { class: link.edge === null ? "wire fused" : "wire", d: `M${from.x},${from.y} C${one} ${two} ${to.x},${to.y}` });
     const group = el("g", {}, path);
     edgeLayer.append(group);
     if (link.edge === null) return null;
-    const x = (from.x + to.x) / 2;
-    const y = (from.y + to.y) / 2;
+    // Nearer to the end at which it has no others beside it.
+    const meets = shape.edges.filter((edge) => edge.to === link.to).length > 1;
+    const parts = shape.edges.filter((edge) => edge.from === link.from).length > 1;
+    const way = meets === parts ? 0.5 : meets ? 0.3 : 0.7;
+    const between = (a, b, c, d) => a * (1 - way) ** 3 + 3 * b * way * (1 - way) ** 2 + 3 * c * way ** 2 * (1 - way) + d * way ** 3;
+    const [along, across] = below ? ["y", "x"] : ["x", "y"];
+    const middle = { [along]: between(from[along], from[along] + bend, to[along] - bend, to[along]), [across]: between(from[across], from[across], to[across], to[across]) };
+    const { y } = middle;
+    // Beside a line that goes down, and on one that goes across.
+    const x = plan.down ? middle.x + 12 : Math.max(from.x + LABEL, Math.min(to.x - LABEL, middle.x));
+    const anchor = { "text-anchor": plan.down ? "start" : "middle" };
+    const left = plan.down ? x : x - 30;
     const shown = shape.edges[link.edge];
-    const box = el("rect", { class: "queue", x: x - 30, y: y + 5, width: 60, height: 5, rx: 2.5 });
-    const fill = el("rect", { class: "queued", x: x - 30, y: y + 5, width: 0, height: 5, rx: 2.5 });
+    const box = el("rect", { class: "queue", x: left, y: y + 5, width: 60, height: 5, rx: 2.5 });
+    const fill = el("rect", { class: "queued", x: left, y: y + 5, width: 0, height: 5, rx: 2.5 });
     const title = el("title");
     group.append(box, fill, title);
-    const name = text(group, x, y - 14, "exchange", cut(shown.exchange, 18), { "text-anchor": "middle" });
-    const rate = text(group, x, y - 2, "rate", "", { "text-anchor": "middle" });
-    const held = text(group, x, y + 22, "held", "", { "text-anchor": "middle" });
-    const disk = text(group, x, y + 34, "disk", "", { "text-anchor": "middle" });
+    const name = text(group, x, y - 14, "exchange", cut(shown.exchange, 18), anchor);
+    const rate = text(group, x, y - 2, "rate", "", anchor);
+    const held = text(group, x, y + 22, "held", "", anchor);
+    const disk = text(group, x, y + 34, "disk", "", anchor);
     return { index: link.edge, path, box, fill, name, rate, held, disk, title };
   }).filter(Boolean);
 
@@ -164,7 +205,9 @@ export function graph(shape, select) {
       node.doing.replaceChildren(...doing(frame.stages[shape.nodes[index].stage]));
       const held = over ? now.peak_state_bytes : now.state_bytes;
       const parts = [];
-      if (held) parts.push(`${bytes(held)} ${over ? "at most" : role === "operator" ? "state" : "buffers"}`);
+      // Both are too long for words about the first.
+      const what = now.spilled_bytes ? "" : over ? " at most" : role === "operator" ? " state" : " buffers";
+      if (held) parts.push(`${bytes(held)}${what}`);
       if (now.spilled_bytes) parts.push(`${bytes(now.spilled_bytes)} spilled`);
       node.state.textContent = parts.join(", ");
       node.busy.setAttribute("width", ((NODE.width - 66) * Math.min(1, now.busy)).toFixed(1));
@@ -173,7 +216,7 @@ export function graph(shape, select) {
     });
   }
   const place = (node) => plan.at[node];
-  return { svg, update, place, width: plan.width };
+  return { svg, update, place, scale, width: plan.width };
 }
 
 // What else the tasks of a stage do with their time.
@@ -181,7 +224,7 @@ function doing(stage) {
   if (!stage) return [];
   const shares = [["parked", stage.parked], ["idle", stage.idle], ["blocked", stage.blocked], ["short of memory", stage.memory]];
   const shown = shares.filter(([, share]) => share >= 0.05).sort((a, b) => b[1] - a[1]).slice(0, 2);
-  return shown.map(([name, share], index) => el("tspan", { class: name === "idle" ? "idle" : "held-up" }, `${index ? ", " : ""}${name} ${percent(share)}`));
+  return shown.flatMap(([name, share], index) => [index ? el("tspan", { class: "idle" }, ", ") : null, el("tspan", { class: name === "idle" ? "idle" : "held-up" }, `${name} ${percent(share)}`)]).filter(Boolean);
 }
 
 // One bar for each partition: skew is seen at a glance.

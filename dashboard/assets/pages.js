@@ -1,9 +1,9 @@
 // The pages: each makes elements of what is known. What moves is told apart from what stands by `update`.
 
 import { bytes, clock, count, duration, el, exact, percent, replace, sparkline, words } from "./format.js";
-import { graph } from "./graph.js";
+import { fitting, graph, scaleToFit } from "./graph.js";
 
-const KINDS = [
+export const KINDS = [
   ["mailboxes", "Mailboxes", "batches between two tasks"],
   ["state", "Operator state", "what operators keep"],
   ["tasks", "Tasks", "batches in hand and what a step takes"],
@@ -148,7 +148,7 @@ export function memory(root) {
         heading("Memory", "held over time; the line above is what is charged, which counts what was promised too"), legend(),
         now.workers.map((worker, index) => el("section", { class: "card wide", "data-key": `worker ${index}` },
           el("header", {}, el("h3", {}, `Worker ${index}`), el("span", { class: "figure" }, `${bytes(sum(worker.held))} held, ${bytes(worker.charged_bytes)} of ${bytes(worker.limit_bytes)} charged, at most ${bytes(worker.peak_bytes)}`)),
-          area(history, index, worker.limit_bytes),
+          memoryBar(worker), area(history, index, worker.limit_bytes),
           worker.holders.length ? el("div", { class: "scroll" }, el("table", {},
             el("thead", {}, el("tr", {}, ["Who", "For", "#Job", "#Held", "#Charged", "#Most"].map(column))),
             el("tbody", {}, worker.holders.map((holder) => el("tr", {},
@@ -157,9 +157,41 @@ export function memory(root) {
               el("td", { class: "number" }, el("a", { href: `#/jobs/${holder.job}` }, holder.job)),
               el("td", { class: "number" }, bytes(holder.held_bytes)),
               el("td", { class: "number" }, bytes(holder.charged_bytes)),
-              el("td", { class: "number" }, bytes(holder.peak_bytes))))))) : empty("Nobody holds any.")))));
+              el("td", { class: "number" }, bytes(holder.peak_bytes))))))) : empty("Nobody holds any."))),
+        heading("Short of memory", pressure(now.workers)), memoryEvents(now.workers)));
     },
   };
+}
+
+// What was done about a lack of memory so far, in words.
+function pressure(workers) {
+  const all = (key) => workers.reduce((total, worker) => total + worker.counts[key], 0);
+  const asked = all("reclaims");
+  if (!asked && !all("spills")) return "nobody has been, so far";
+  return `holders were asked ${exact(asked)} times, ${exact(all("vain_reclaims"))} of them in vain, and gave ${bytes(all("reclaimed_bytes"))} back; ${bytes(all("spilled_bytes"))} went to disk in ${exact(all("spills"))} pieces`;
+}
+
+// The newest of all workers first.
+function memoryEvents(workers) {
+  const events = workers.flatMap((worker, index) => worker.events.map((event) => [index, event]));
+  events.sort(([, a], [, b]) => b.time_ms - a.time_ms);
+  return eventTable(events.slice(0, 40));
+}
+
+// Who was asked for memory and what came of it, and who wrote to disk.
+export function eventTable(events) {
+  if (!events.length) return empty("Nobody was asked to give memory back, and nothing was written to disk.");
+  return el("div", { class: "scroll" }, el("table", { class: "events" },
+    el("thead", {}, el("tr", {}, ["Time", "What", "Who", "#Job", "#Worker", "#Asked for", "#Freed or written", "#Times"].map(column))),
+    el("tbody", {}, events.map(([worker, event]) => el("tr", {},
+      el("td", {}, clock(event.time_ms)),
+      el("td", {}, el("i", { class: `event ${event.kind}` }), event.kind === "spill" ? "wrote to disk" : event.bytes ? "gave memory back" : "had none to give"),
+      el("td", {}, event.holder),
+      el("td", { class: "number" }, event.job ?? ""),
+      el("td", { class: "number" }, worker),
+      el("td", { class: "number" }, event.asked_bytes ? bytes(event.asked_bytes) : ""),
+      el("td", { class: "number" }, bytes(event.bytes)),
+      el("td", { class: "number" }, exact(event.count)))))));
 }
 
 // Kinds of holders over time, on top of each other, against the limit.
@@ -199,6 +231,11 @@ export function job(root, id, tab) {
   let partitions = null;
   let texts = null;
   let asked = 0;
+  let last = null;
+  let resized = null;
+  let drawnFor = 0;
+  let scale = 1;
+  let zoomed = null;
 
   async function text(path) {
     const answer = await fetch(`/api/jobs/${id}/${path}`);
@@ -212,16 +249,45 @@ export function job(root, id, tab) {
       return;
     }
     detail = await answer.json();
+    last ??= detail.frame;
     show(detail.frame);
     if (tab === "graph") {
-      drawn = graph(detail.shape, (node) => { selected = selected === node ? null : node; partitions = null; unfold(); });
-      body.replaceChildren(el("div", { class: "canvas" }, drawn.svg), hints());
-      drawn.update(detail.frame, selected);
-      const guilty = detail.frame.summary.bottleneck?.node;
-      const canvas = body.firstChild;
-      if (guilty !== undefined) canvas.scrollLeft = (drawn.place(guilty).x + 94) * (drawn.svg.clientWidth / drawn.width) - canvas.clientWidth / 2;
+      const canvas = el("div", { class: "canvas" });
+      body.replaceChildren(zooming(), canvas, hints());
+      draw(canvas, detail.frame);
+      // Turned, or made narrower: it is laid out anew if it would not fit.
+      resized = new ResizeObserver(() => { if (Math.abs(canvas.clientWidth - drawnFor) > 1) draw(canvas, last); });
+      resized.observe(canvas);
     }
     refresh();
+  }
+
+  function draw(canvas, frame) {
+    drawnFor = canvas.clientWidth;
+    const plan = fitting(detail.shape, drawnFor - 2);
+    drawn = graph(detail.shape, (node) => { selected = selected === node ? null : node; partitions = null; unfold(); }, plan);
+    scale = zoomed ?? scaleToFit(plan, drawnFor - 2);
+    drawn.scale(scale);
+    canvas.replaceChildren(drawn.svg);
+    drawn.update(frame, selected);
+    const guilty = frame.summary.bottleneck?.node;
+    if (guilty === undefined) return;
+    const at = drawn.place(guilty);
+    canvas.scrollLeft = (at.x + 94) * scale - canvas.clientWidth / 2;
+    canvas.scrollTop = (at.y + 55) * scale - canvas.clientHeight / 2;
+  }
+
+  const zooming = () => el("p", { class: "zoom", role: "group", "aria-label": "Size of the graph" },
+    [["out", "−", "Smaller"], ["fit", "Fit", "As wide as the page"], ["in", "+", "Larger"]].map(([name, sign, title]) => el("button", { "data-zoom": name, title, "aria-label": title }, sign)));
+
+  function zoom(way) {
+    const canvas = body.querySelector(".canvas");
+    if (!drawn || !canvas) return;
+    zoomed = way === "fit" ? null : Math.max(0.1, Math.min(3, scale * (way === "in" ? 1.25 : 0.8)));
+    const middle = [(canvas.scrollLeft + canvas.clientWidth / 2) / scale, (canvas.scrollTop + canvas.clientHeight / 2) / scale];
+    draw(canvas, last);
+    canvas.scrollLeft = middle[0] * scale - canvas.clientWidth / 2;
+    canvas.scrollTop = middle[1] * scale - canvas.clientHeight / 2;
   }
 
   const hints = () => el("p", { class: "hint" }, "Width of a line: bytes a second. Colour: how full its fullest queue is. The bars at the foot of a node are its partitions: darker is busier. Choose a node to unfold them.");
@@ -230,6 +296,7 @@ export function job(root, id, tab) {
     const { summary } = frame;
     replace(head, el("div", { class: "jobhead" },
       el("div", { class: "title" }, el("h1", {}, el("span", { class: "quiet" }, `Job ${id}  `), summary.title), pill(summary.state),
+        el("a", { class: "button", href: `/api/jobs/${id}/report`, download: `job-${id}.html` }, "Report"),
         isLive(summary) ? el("button", { class: "danger", "data-cancel": id }, "Cancel") : null),
       el("dl", { class: "facts" }, fact(summary.state === "waiting" ? "In line" : "Time", duration(summary.elapsed_seconds)), fact("Rows read", exact(summary.rows)),
         isLive(summary) ? fact("Rows a second", count(summary.rows_per_second)) : null, summary.bytes ? fact("Read", progress(summary)) : null,
@@ -250,7 +317,8 @@ export function job(root, id, tab) {
       texts = await Promise.all(["plan.dot", "plan.mmd"].map(text));
       replace(body, el("div", { class: "jobbody" },
         el("p", { class: "downloads" }, el("a", { class: "button", href: `/api/jobs/${id}/plan.txt`, download: `job-${id}.txt` }, "Text"), el("a", { class: "button", href: `/api/jobs/${id}/plan.dot`, download: `job-${id}.dot` }, "DOT"), el("a", { class: "button", href: `/api/jobs/${id}/plan.mmd`, download: `job-${id}.mmd` }, "Mermaid"), el("button", { "data-svg": id }, "SVG")),
-        el("pre", { class: "text" }, detail.explain),
+        detail.shape.origins.map((origin) => [heading(origin.title[0].toUpperCase() + origin.title.slice(1)), el("pre", { class: "text" }, origin.text)]),
+        detail.shape.origins.length ? heading("Actor graph") : null, el("pre", { class: "text" }, detail.explain),
         el("details", {}, el("summary", {}, "DOT, for Graphviz"), el("pre", { class: "text" }, texts[0])),
         el("details", {}, el("summary", {}, "Mermaid"), el("pre", { class: "text" }, texts[1]))));
     } else if (tab === "graph") {
@@ -286,10 +354,13 @@ export function job(root, id, tab) {
   return {
     update({ job: frame }) {
       if (!detail || !frame || frame.summary.id !== id) return;
+      last = frame;
       show(frame);
       drawn?.update(frame, selected);
       if (Date.now() - asked > 950 && (selected !== null || tab === "analysis")) refresh();
     },
+    zoom,
+    leave() { resized?.disconnect(); },
     shape: () => detail?.shape,
     frame: () => detail?.frame,
   };

@@ -12,6 +12,7 @@ mod config;
 mod guard;
 mod live;
 mod prometheus;
+mod report;
 mod routes;
 mod sample;
 mod secret;
@@ -26,6 +27,7 @@ use tokio::sync::oneshot;
 
 pub use config::{DashboardConfig, DashboardError, PORT};
 pub use prometheus::text as prometheus_text;
+pub use report::report;
 
 /// A dashboard that is being served. Dropping it stops it; the cluster goes on.
 #[derive(Debug)]

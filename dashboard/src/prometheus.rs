@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aqueduct_runtime::Observer;
 use aqueduct_runtime::metrics::{EdgeMetrics, JobMetrics, JobState, NodeMetrics};
-use aqueduct_runtime::observe::WorkerMemory;
+use aqueduct_runtime::observe::{MemoryCounts, WorkerMemory};
 
 use crate::view::Kinds;
 
@@ -93,6 +93,17 @@ fn workers(text: &mut String, observer: &Observer) {
     family("aqueduct_worker_peak_bytes", "gauge", "Most memory charged so far.", &|worker| worker.peak_bytes);
     let help = "How often a wrong estimate took a worker over its limit.";
     family("aqueduct_worker_overruns_total", "counter", help, &|worker| worker.overruns);
+    let mut counter = |name, help, value: &dyn Fn(&MemoryCounts) -> u64| {
+        let mut family = Family::new(text, name, "counter", help);
+        for (index, worker) in &workers {
+            family.sample(&[("worker", index)], value(&worker.counts) as f64);
+        }
+    };
+    counter("aqueduct_worker_reclaims_total", "How often a holder was asked for memory.", &|counts| counts.reclaims);
+    counter("aqueduct_worker_vain_reclaims_total", "How often it had none to give.", &|counts| counts.vain_reclaims);
+    counter("aqueduct_worker_reclaimed_bytes_total", "Memory given back.", &|counts| counts.reclaimed_bytes);
+    counter("aqueduct_worker_spills_total", "Pieces written to disk.", &|counts| counts.spills);
+    counter("aqueduct_worker_spilled_bytes_total", "Bytes written to disk.", &|counts| counts.spilled_bytes);
     by_kind(text, "aqueduct_worker_kind_charged_bytes", "Memory charged, by what for.", &workers, Kinds::charged);
     by_kind(text, "aqueduct_worker_kind_held_bytes", "Memory held, by what for.", &workers, Kinds::held);
 }

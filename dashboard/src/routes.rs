@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_DISPOSITION;
 use actix_web::web::{self, Data, Path, Query, ServiceConfig};
 use actix_web::{HttpResponse, Resource, Responder, Route};
-use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::observe::{ObservedJob, Timeline};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,6 +30,9 @@ const OPENAPI: &str = include_str!("../assets/openapi.json");
 
 /// Asking for a timeline has it recorded for so long.
 const RECORDED: Duration = Duration::from_secs(5);
+
+/// Holders that an answer has of each worker: those that hold most.
+const HOLDERS: usize = 500;
 
 /// Steps that one answer has about, of all threads together: the newest.
 const STEPS: usize = 16_000;
@@ -59,6 +62,7 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         .service(at("/api/jobs/{id}/plan.txt", web::get().to(plan_text)))
         .service(at("/api/jobs/{id}/plan.dot", web::get().to(plan_dot)))
         .service(at("/api/jobs/{id}/plan.mmd", web::get().to(plan_mermaid)))
+        .service(at("/api/jobs/{id}/report", web::get().to(report)))
         .service(at("/api/jobs/{id}/nodes/{node}", web::get().to(node)))
         .service(at("/api/jobs/{id}/cancel", web::post().to(cancel)))
         .default_service(web::to(|| async { refusal(StatusCode::NOT_FOUND, "there is nothing here") }));
@@ -112,7 +116,7 @@ async fn overview(context: Data<Context>) -> impl Responder {
 
 async fn memory(context: Data<Context>) -> impl Responder {
     let workers = context.observer.memory();
-    let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView::of(worker, Vec::new(), usize::MAX)).collect();
+    let workers: Vec<_> = workers.into_iter().map(|worker| WorkerView::of(worker, Vec::new(), HOLDERS)).collect();
     HttpResponse::Ok().json(json!({ "workers": workers, "history": context.live.history() }))
 }
 
@@ -128,18 +132,8 @@ async fn jobs(context: Data<Context>, filter: Query<Filter>) -> impl Responder {
         let metrics = job.metrics();
         JobSummary::of(observer, &job, &metrics, &metrics)
     });
-    let wanted = |summary: &JobSummary| filter.state.as_deref().is_none_or(|state| state == state_name(summary.state));
+    let wanted = |summary: &JobSummary| filter.state.as_deref().is_none_or(|state| state == summary.state.name());
     HttpResponse::Ok().json(summaries.filter(wanted).collect::<Vec<_>>())
-}
-
-fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Waiting => "waiting",
-        JobState::Running => "running",
-        JobState::Finished => "finished",
-        JobState::Failed => "failed",
-        JobState::Cancelled => "cancelled",
-    }
 }
 
 /// Which job's events are asked for.
@@ -200,6 +194,17 @@ async fn plan_dot(context: Data<Context>, id: Path<u64>) -> impl Responder {
 
 async fn plan_mermaid(context: Data<Context>, id: Path<u64>) -> impl Responder {
     with_job(&context, *id, |job| text(job.shape().to_mermaid()))
+}
+
+/// To be kept, so it is not shown in place.
+async fn report(context: Data<Context>, id: Path<u64>) -> impl Responder {
+    with_job(&context, *id, |job| {
+        let name = format!("attachment; filename=job-{}.html", job.id());
+        HttpResponse::Ok()
+            .content_type("text/html; charset=utf-8")
+            .insert_header((CONTENT_DISPOSITION, name))
+            .body(crate::report(&context.observer, std::slice::from_ref(job)))
+    })
 }
 
 async fn cancel(context: Data<Context>, id: Path<u64>) -> impl Responder {

@@ -5,11 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use aqueduct_runtime::Observer;
 use aqueduct_runtime::metrics::{Bottleneck, JobMetrics, JobState, TaskMetrics, TaskState, bottleneck};
-use aqueduct_runtime::observe::{HolderKind, MemoryHolder, MemoryWait, ObservedJob, WorkerMemory};
+use aqueduct_runtime::observe::{
+    HolderKind, MemoryCounts, MemoryEvent, MemoryHolder, MemoryWait, ObservedJob, WorkerMemory,
+};
 use aqueduct_runtime::plan::{NodeRole, PlanShape};
 use serde::Serialize;
 
-/// Holders that are shown of each worker.
+/// Holders that are shown of each worker, and events of its memory.
 const HOLDERS: usize = 12;
 /// Partitions of a node that are shown beside each other; more are put together.
 const STRIP: usize = 64;
@@ -40,6 +42,8 @@ pub(crate) struct WorkerView {
     /// Share of the time in which each thread ran tasks; empty where there is nothing to compare with.
     pub(crate) threads: Vec<f64>,
     pub(crate) holders: Vec<MemoryHolder>,
+    pub(crate) counts: MemoryCounts,
+    pub(crate) events: Vec<MemoryEvent>,
 }
 
 /// Bytes for each kind of holder.
@@ -192,8 +196,10 @@ impl Kinds {
 }
 
 impl WorkerView {
-    pub(crate) fn of(memory: WorkerMemory, threads: Vec<f64>, holders: usize) -> Self {
+    /// With so many of those who hold most, and so many of the newest events.
+    pub(crate) fn of(memory: WorkerMemory, threads: Vec<f64>, most: usize) -> Self {
         let (charged, held) = (Kinds::charged(&memory), Kinds::held(&memory));
+        let old = memory.events.len().saturating_sub(most);
         Self {
             limit_bytes: memory.limit_bytes,
             charged_bytes: memory.charged_bytes,
@@ -202,7 +208,9 @@ impl WorkerView {
             charged,
             held,
             threads,
-            holders: memory.holders.into_iter().take(holders).collect(),
+            holders: memory.holders.into_iter().take(most).collect(),
+            counts: memory.counts,
+            events: memory.events.into_iter().skip(old).collect(),
         }
     }
 
@@ -242,6 +250,7 @@ impl JobFrame {
     pub(crate) fn of(observer: &Observer, job: &ObservedJob, metrics: &JobMetrics, window: &JobMetrics) -> Self {
         let shape = job.shape();
         let elapsed = window.elapsed;
+        let busy = busy(window);
         let nodes = metrics.nodes.iter().zip(&window.nodes).enumerate().map(|(index, (node, recent))| {
             let result = node.role == NodeRole::Result;
             let arrived = |metrics: &JobMetrics| -> u64 {
@@ -252,18 +261,18 @@ impl JobFrame {
             } else {
                 (node.rows_in, recent.rows_in.max(recent.rows_out))
             };
-            let busy = busy(window, index);
+            let (busy, partitions) = &busy[index];
             NodeView {
                 rows_in,
                 rows_out: node.rows_out,
                 bytes_out: node.bytes_out,
                 rows_per_second: per_second(recent_rows, elapsed),
-                busy: short(busy.0),
+                busy: short(*busy),
                 busy_seconds: short(node.busy.as_secs_f64()),
                 state_bytes: node.state_bytes,
                 peak_state_bytes: node.peak_state_bytes,
                 spilled_bytes: node.spilled_bytes,
-                partitions: strip(&busy.1),
+                partitions: strip(partitions),
             }
         });
         let edges = metrics.edges.iter().zip(&window.edges).map(|(edge, recent)| EdgeView {
@@ -298,19 +307,22 @@ fn senders(shape: &PlanShape, node: usize) -> f64 {
     shape.nodes.get(node).map_or(1.0, |node| node.partitions.max(1) as f64)
 }
 
-/// Share of the time of its threads that `node` is busy, and of the time for each partition.
-fn busy(window: &JobMetrics, node: usize) -> (f64, Vec<f64>) {
-    let mut threads = Vec::new();
-    let mut shares = Vec::new();
+/// For each node the share of the time of its threads that it is busy, and of the time for each partition.
+fn busy(window: &JobMetrics) -> Vec<(f64, Vec<f64>)> {
+    // In one pass: a graph may have thousands of tasks.
+    let mut nodes: Vec<(Vec<(usize, usize)>, Vec<f64>)> = vec![Default::default(); window.nodes.len()];
     for task in &window.tasks {
-        for share in task.nodes.iter().filter(|share| share.node == node) {
+        for share in &task.nodes {
+            let Some((threads, shares)) = nodes.get_mut(share.node) else { continue };
             if !threads.contains(&(task.worker, task.thread)) {
                 threads.push((task.worker, task.thread));
             }
             shares.push(share.busy.as_secs_f64() / seconds(window.elapsed));
         }
     }
-    (shares.iter().sum::<f64>() / threads.len().max(1) as f64, shares)
+    let share =
+        |(threads, shares): (Vec<_>, Vec<f64>)| (shares.iter().sum::<f64>() / threads.len().max(1) as f64, shares);
+    nodes.into_iter().map(share).collect()
 }
 
 /// At most so many shares as can be seen, of neighbours the largest.

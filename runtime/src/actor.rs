@@ -96,6 +96,8 @@ pub(crate) struct TaskActor {
     clock: Arc<dyn Clock>,
     /// The thread, among all of the cluster.
     thread: usize,
+    /// Part of the job's, and what its steps are part of.
+    span: tracing::Span,
 }
 
 impl TaskActor {
@@ -104,7 +106,10 @@ impl TaskActor {
         task.shared().set_woken(Arc::clone(&flag.scheduled));
         let (worker, thread) = job.plan.arbiter(task.shared().partition);
         let thread = worker * job.plan.threads_per_worker + thread;
-        Self { shared: Arc::clone(task.shared()), task: Some(task), flag, waker, job, clock, thread }
+        let shared = Arc::clone(task.shared());
+        let (label, partition) = (shared.label(), shared.partition);
+        let span = tracing::debug_span!(parent: job.span(), "task", task = &*label, partition, worker);
+        Self { shared, task: Some(task), flag, waker, job, clock, thread, span }
     }
 
     /// Answers one wake-up: steps the task, and sees to it that what it waits for outside wakes it.
@@ -130,14 +135,13 @@ impl TaskActor {
         }
         let start = self.clock.now();
         self.shared.set_waiting(Waiting::Running, start);
-        let shared = &self.shared;
-        let _span =
-            tracing::trace_span!("step", job = self.job.id, task = %shared.name(), partition = shared.partition)
-                .entered();
+        let _span = tracing::trace_span!(parent: &self.span, "step").entered();
         // The operator is not called again after a panic: its state may be anything.
         let result = catch_unwind(AssertUnwindSafe(|| task.step()));
         let end = self.clock.now();
         add_time(&self.shared.counters.running_ns, end.saturating_sub(start));
+        let charged_bytes = self.job.charged_on(self.shared.worker);
+        self.job.life_recorder().add_step(self.thread, self.shared.stage, (start, end), charged_bytes);
         if let Some(recorder) = self.job.recorder().filter(|recorder| recorder.is_on()) {
             recorder.add(self.job.id, &self.shared, self.thread, (start, end), span_end(&result));
         }

@@ -17,7 +17,7 @@ use crate::operator::OperatorContext;
 use crate::plan::{Edge, Plan};
 use crate::sink::SinkContext;
 use crate::source::{Scan, ScanContext, SourceContext};
-use crate::spill::{SpillDir, SpillSpace};
+use crate::spill::{DiskRecorder, SpillDir, SpillSpace};
 use crate::task::{
     Clock, Head, Link, OutputEdge, Outputs, Ports, SinkTail, SourceHead, Tail, Task, TaskParts, TaskShared,
 };
@@ -68,9 +68,15 @@ pub(crate) fn build(
     let plan = &*core.plan;
     let spaces = workers
         .iter()
-        .map(|worker| {
-            let floor = plan.workspace_floor();
-            dir.space(worker.io.clone(), worker.admission.account("spill workspace", floor))
+        .enumerate()
+        .map(|(index, parts)| {
+            let workspace = parts.admission.account("spill workspace", plan.workspace_floor());
+            let recorder = core.recorder().map(|recorder| DiskRecorder {
+                recorder: Arc::clone(recorder),
+                clock: Arc::clone(clock),
+                worker: index,
+            });
+            dir.recorded_space(parts.io.clone(), workspace, recorder)
         })
         .collect();
     let mut builder = Builder {
@@ -111,6 +117,11 @@ pub(crate) fn build(
     Ok((running, placed))
 }
 
+/// What an instance is called in memory's books.
+fn instance_name(plan: &Plan, node: usize, partition: usize) -> String {
+    format!("{} [{partition}]", plan.nodes[node].name)
+}
+
 impl Builder<'_> {
     fn make_accounts(&mut self) {
         for (index, stage) in self.plan.stages.iter().enumerate() {
@@ -140,7 +151,9 @@ impl Builder<'_> {
                         if edge.hazardous {
                             self.spooling[stage][p].extend_from_slice(&accounts);
                         }
-                        self.port(index, edge, accounts, hands, self.spaces[worker].clone(), waker)
+                        let holder = accounts.first().map(|account| Arc::clone(account.name())).unwrap_or_default();
+                        let space = self.spaces[worker].for_instance(holder);
+                        self.port(index, edge, accounts, hands, space, waker)
                     })
                     .collect(),
                 None => {
@@ -191,7 +204,8 @@ impl Builder<'_> {
         let flag = Arc::clone(&self.flags[stage][partition]);
         let waker = Waker::from(Arc::clone(&flag));
         self.core.add_waker(waker.clone());
-        let spaces: Vec<_> = plan.stages[stage].nodes.iter().map(|_| self.spaces[arbiter.0].for_instance()).collect();
+        let space = |&node: &usize| self.spaces[arbiter.0].for_instance(instance_name(plan, node, partition).into());
+        let spaces: Vec<_> = plan.stages[stage].nodes.iter().map(space).collect();
         let nodes: Vec<_> = plan.stages[stage]
             .nodes
             .iter()
@@ -284,7 +298,7 @@ impl Builder<'_> {
     }
 
     fn instance_account(&mut self, node: usize, partition: usize, worker: usize) -> Account {
-        let name = format!("{} [{partition}]", self.plan.nodes[node].name);
+        let name = instance_name(self.plan, node, partition);
         let account = self.workers[worker].admission.account(name, self.plan.instance_floor(node));
         self.instance_accounts[node].push(account.clone());
         account

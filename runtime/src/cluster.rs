@@ -341,7 +341,7 @@ impl Control {
         while let Some(core) = self.waiting.front() {
             let mut admissions = Vec::new();
             for (pool, &bytes) in self.shared.pools.iter().zip(core.plan.floor_bytes()) {
-                match pool.admit_job(bytes, core.plan.half_limit_bytes) {
+                match pool.admit_job(Some(core.id), bytes, core.plan.half_limit_bytes) {
                     Some(admission) => admissions.push(admission),
                     None => {
                         drop(admissions);
@@ -374,7 +374,7 @@ impl Control {
         jobs.submit(move || {
             // The job is told of the end of its start even if user code panics where nothing else catches it.
             let ended = core.ended_guard();
-            let _span = tracing::debug_span!("start", job = core.id).entered();
+            let _span = tracing::debug_span!(parent: core.span(), "start").entered();
             let built = catch_unwind(AssertUnwindSafe(|| build(&core, &parts, &dir, &clock)));
             match built {
                 Ok(Ok((running, placed))) => {
@@ -404,6 +404,7 @@ impl Control {
         let jobs = self.running.len();
         for (core, watch) in &mut self.running {
             watch.look(core, jobs, &self.shared.pools);
+            core.look_at_memory();
         }
     }
 }

@@ -17,6 +17,8 @@ use crate::source::SourceSpec;
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,
+    /// Where it comes from: titles and texts.
+    pub(crate) origins: Vec<(String, String)>,
 }
 
 /// A node of a [`Graph`]. As an input it means its output 0 over a forward edge.
@@ -210,6 +212,12 @@ impl Graph {
     /// An empty graph.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says where the graph comes from, such as the query that it was made of: `text` is shown under `title` beside the
+    /// job's plan, as it is, and before what was described earlier.
+    pub fn describe(&mut self, title: impl Into<String>, text: impl Into<String>) {
+        self.origins.insert(0, (title.into(), text.into()));
     }
 
     /// Adds a source.

@@ -18,7 +18,7 @@ use crate::io::{Completion, Io, Ticket};
 use crate::mailbox::Port;
 use crate::memory::{Account, MemoryPool};
 use crate::metrics::{Analysis, EdgeCounters, EdgeMetrics, JobMetrics, JobState, NodeMetrics, WorkerMetrics};
-use crate::observe::{JobLog, Recorder};
+use crate::observe::{JobLife, JobLog, LifeRecorder, Recorder, held_bytes};
 use crate::plan::{Plan, PlanShape};
 use crate::result::{CallerWake, ResultStream};
 use crate::sink::Receipt;
@@ -125,9 +125,30 @@ impl JobMonitor {
         self.0.state()
     }
 
+    /// The number of the job.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The job's first error, in words.
+    pub fn error(&self) -> Option<String> {
+        self.0.error().map(ToString::to_string)
+    }
+
+    /// Blocks until the job has ended, well or not.
+    pub fn wait(&self) {
+        self.0.ended.wait();
+    }
+
     /// Its plan with what its operators have done so far: what `explain analyze` shows.
     pub fn analysis(&self) -> Analysis {
         Analysis::new(&self.0.shape(), &self.metrics())
+    }
+}
+
+impl std::fmt::Debug for JobMonitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JobMonitor").field("id", &self.0.id).field("state", &self.state()).finish()
     }
 }
 
@@ -141,6 +162,10 @@ pub(crate) struct JobCore {
     shape: OnceLock<Arc<PlanShape>>,
     /// Where it is shown, and where its steps are recorded on request.
     observed: OnceLock<(Arc<JobLog>, Arc<Recorder>)>,
+    /// What its threads run and what it holds, for whoever looks later.
+    life: LifeRecorder,
+    /// What all that is logged of it is part of.
+    span: tracing::Span,
     cancelled: AtomicBool,
     error: OnceLock<ExecutionError>,
     /// Of all tasks and result streams: woken by an error and by a cancel.
@@ -184,8 +209,11 @@ impl JobCore {
         let (ended, completion) = Ticket::new("the end of the job");
         let callers: BTreeMap<_, _> = plan.result_nodes().map(|node| (node, Arc::default())).collect();
         let wakers = callers.values().map(|caller: &Arc<CallerWake>| Waker::from(Arc::clone(caller))).collect();
+        let threads = plan.workers * plan.threads_per_worker;
         Arc::new(Self {
             id,
+            life: LifeRecorder::new(threads),
+            span: tracing::info_span!("job", job = id),
             plan,
             submitted: SystemTime::now(),
             shape: OnceLock::new(),
@@ -217,6 +245,36 @@ impl JobCore {
     /// Records steps on request, if the job is shown anywhere.
     pub(crate) fn recorder(&self) -> Option<&Arc<Recorder>> {
         self.observed.get().map(|(_, recorder)| recorder)
+    }
+
+    /// Records steps and memory in pictures of one size.
+    pub(crate) fn life_recorder(&self) -> &LifeRecorder {
+        &self.life
+    }
+
+    /// Those pictures so far.
+    pub(crate) fn life(&self) -> JobLife {
+        let events = self.pools.iter().enumerate().flat_map(|(worker, pool)| {
+            let own = pool.log().events().into_iter().filter(|event| event.job == Some(self.id));
+            own.map(move |event| (worker, event))
+        });
+        self.life.life(self.plan.threads_per_worker, events.collect())
+    }
+
+    /// Looks at what it holds, unless it has just done so.
+    pub(crate) fn look_at_memory(&self) {
+        let Some(clock) = self.with_running(|running| Arc::clone(&running.clock)) else { return };
+        self.life.look_at_memory(|| clock.now(), || held_bytes(self, self.pools.len()));
+    }
+
+    /// Bytes charged on a worker, by all jobs.
+    pub(crate) fn charged_on(&self, worker: usize) -> usize {
+        self.pools.get(worker).map_or(0, MemoryPool::charged)
+    }
+
+    /// What all that is logged of it is part of.
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.span
     }
 
     /// Its graph as plain data.
@@ -257,10 +315,24 @@ impl JobCore {
 
     fn set_error(&self, error: ExecutionError) {
         if self.error.set(error).is_ok() {
+            self.log_error();
             self.cancelled.store(true, SeqCst);
             let wakers = self.wakers.lock().clone();
             wakers.iter().for_each(Waker::wake_by_ref);
         }
+    }
+
+    /// Says where it went wrong. A cancel and the end of the cluster are what somebody asked for.
+    fn log_error(&self) {
+        let (at, error) = match self.error.get() {
+            None | Some(ExecutionError::Cancelled | ExecutionError::Closed) => return,
+            Some(ExecutionError::Operator { at, cause }) => (Some(at), cause.to_string()),
+            Some(ExecutionError::Panic { at, message }) => (Some(at), format!("panicked: {message}")),
+            Some(error) => (None, error.to_string()),
+        };
+        let (node, partition) = (at.map(|at| at.node.as_str()), at.map(|at| at.partition));
+        let split = at.and_then(|at| at.split.as_deref());
+        tracing::error!(parent: &self.span, job = self.id, node, partition, split, %error, "job failed");
     }
 
     /// The error, as far as there is one yet.
@@ -279,6 +351,7 @@ impl JobCore {
     /// The tasks are about to be started.
     pub(crate) fn start(&self, running: Running) {
         self.remaining.fetch_add(running.tasks.len(), SeqCst);
+        self.life.begin(running.clock.now());
         *self.running.lock() = Some(running);
     }
 
@@ -352,6 +425,7 @@ impl JobCore {
                 let _ = catch_unwind(AssertUnwindSafe(|| spec.abort()));
             }
         }
+        self.look_at_memory();
         let _ = self.elapsed.set(self.started.get().map_or(Duration::ZERO, Instant::elapsed));
         let state = self.final_state();
         let metrics = Arc::new(JobMetrics { state, ..self.snapshot() });
@@ -363,9 +437,9 @@ impl JobCore {
         drop(running);
         self.wakers.lock().clear();
         if let Some(error) = self.error.get() {
-            tracing::debug!(job = self.id, %error, "job ended");
+            tracing::debug!(parent: &self.span, job = self.id, %error, "job ended");
         } else {
-            tracing::debug!(job = self.id, elapsed = ?self.elapsed(), "job finished");
+            tracing::debug!(parent: &self.span, job = self.id, elapsed = ?self.elapsed(), "job finished");
         }
         drop(completion);
     }

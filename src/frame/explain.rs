@@ -20,7 +20,6 @@ impl Frame {
         Ok(parts.collect::<Vec<_>>().join("\n\n"))
     }
 
-    /// The titles and texts of [`Frame::explain`].
     /// Runs the frame, drops its rows, and says what each operator did: rows, bytes, time, memory, disk, and which one
     /// held the others up. Blocks the thread. [`Frame::analyze`] has the same as figures and as JSON.
     ///
@@ -53,6 +52,7 @@ impl Frame {
         run::analyze(self)
     }
 
+    /// The titles and texts of [`Frame::explain`].
     pub(crate) fn explain_parts(&self) -> Result<Vec<(&'static str, String)>> {
         on_large_stack(|| self.explain_parts_here())
     }

@@ -104,6 +104,7 @@ pub(crate) fn to_sinks(plan: &LogicalPlan, settings: Settings, name: &str, sink:
 fn planned(plan: &LogicalPlan, settings: Settings) -> Result<(Planner, Flow)> {
     on_large_stack(|| {
         let mut planner = Planner::new(plan, settings)?;
+        planner.graph.describe("optimised plan", plan.display_indent().to_string());
         let flow = planner.plan(plan)?;
         Ok((planner, flow))
     })

@@ -154,3 +154,68 @@ fn help_says_what_the_statuses_mean() {
     assert!(help.contains("--memory-limit") && help.contains("Exit status:"), "{help}");
     assert!(help.as_bytes().lines().count() > 20);
 }
+
+#[test]
+fn what_went_wrong_is_logged_with_its_place_if_it_is_asked_for() {
+    let shell = Shell::new();
+    let mut text = large_data(40_000);
+    text.push_str("40000,cat_0,oops\n");
+    shell.with_file("large_data.csv", &text);
+    let logged = |level: &str| -> Vec<serde_json::Value> {
+        let mut command = shell.command(&["sql", "select sum(value) from 'large_data.csv'"]);
+        let ran = command.env("AQUEDUCT_LOG", level).env("AQUEDUCT_LOG_FORMAT", "json").output().expect("it runs");
+        let ran = Ran::from(ran);
+        assert_eq!(ran.status, 1, "{}", ran.errors);
+        let lines = ran.errors.lines().filter(|line| line.starts_with('{'));
+        lines.map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let lines = logged("error,aqueduct_runtime=info");
+    let failed: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+    assert_eq!(failed.len(), 1, "{lines:?}");
+    let fields = &failed[0]["fields"];
+    assert_eq!(
+        (&fields["message"], &fields["job"], &fields["node"]),
+        (&"job failed".into(), &0.into(), &"large_data.csv".into())
+    );
+    assert!(
+        fields["partition"].is_u64() && fields["error"].as_str().is_some_and(|error| error.contains("oops")),
+        "{fields}"
+    );
+    assert_eq!((&failed[0]["span"]["name"], &failed[0]["span"]["job"]), (&"job".into(), &0.into()));
+    assert!(logged("off").is_empty());
+    assert!(logged("debug").len() > lines.len(), "the level is what the environment says");
+}
+
+#[test]
+fn a_report_is_written_however_it_ends() {
+    let shell = Shell::new();
+    let mut text = large_data(40_000);
+    shell.with_file("large_data.csv", &text);
+    text.push_str("40000,cat_0,oops\n");
+    shell.with_file("wrong.csv", &text);
+    let report = |query: &str, status: i32| {
+        let _ = std::fs::remove_file(shell.path("report.html"));
+        let ran = shell.run(&["sql", "--report", "report.html", query]);
+        assert_eq!(ran.status, status, "{}", ran.errors);
+        std::fs::read_to_string(shell.path("report.html")).ok()
+    };
+    let page = report("select category, avg(value) from 'large_data.csv' group by category", 0).expect("a report");
+    for part in [
+        "large_data",
+        "aggregate",
+        "finished after",
+        "logical plan",
+        "Aggregate: groupBy",
+        "actor graph",
+        "Memory over time",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let page = report("select sum(value) from 'wrong.csv'", 1).expect("a report");
+    assert!(page.contains("class=\"callout failed\"") && page.contains("oops") && page.contains("failed after"));
+    assert_eq!(report("select nothing from 'large_data.csv'", 3), None, "nothing ran");
+    let ran = shell.run(&["sql", "--report", "no/such/folder.html", "select sum(value) from 'large_data.csv'"]);
+    assert_message(&ran, 1, &["folder.html"]);
+    let query = "copy (select category from 'large_data.csv' limit 3) to 'out.csv'";
+    assert!(report(query, 0).expect("a report").contains("<title>2 jobs"), "one for the statement, one for its answer");
+}

@@ -2,6 +2,7 @@
 
 mod ends;
 mod formats;
+mod progress;
 mod queries;
 
 use std::fmt::Write;

@@ -211,6 +211,12 @@ fn the_graph_moves_while_the_job_runs_and_says_how_it_ended() {
     let over = events.next("job");
     assert_eq!(over["summary"]["state"], "cancelled");
     assert!(events.next("overview")["jobs"][0]["ended_ms"].is_u64());
+    // It is forgotten while the page is still open: there is nothing new of it, and the rest goes on.
+    for _ in 0..aqueduct_runtime::observe::HISTORY_JOBS {
+        short(&cluster);
+    }
+    assert_eq!(get(&dashboard, "/api/jobs/0").status, 404);
+    while events.next("overview")["totals"]["finished"].as_u64() < Some(200) {}
 }
 
 #[test]

@@ -75,6 +75,12 @@ impl Browser {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
+    /// Its console is empty.
+    fn complains_of_nothing(&self) {
+        let complaints = self.post("/se/log", &json!({ "type": "browser" }));
+        assert_eq!(complaints, json!([]), "the console");
+    }
+
     /// What is written in the first element that `selector` finds.
     fn text(&self, selector: &str) -> String {
         let found = self.run(&format!("return document.querySelector({})?.textContent ?? ''", json!(selector)));
@@ -136,6 +142,69 @@ fn a_person_sees_what_holds_a_job_up_and_cancels_it() {
     assert!(
         !asked.is_empty() && asked.iter().all(|url| url.as_str().is_some_and(|url| url.starts_with(dashboard.link())))
     );
-    let complaints = browser.post("/se/log", &json!({ "type": "browser" }));
-    assert_eq!(complaints, json!([]), "the console");
+    browser.complains_of_nothing();
+}
+
+#[test]
+fn a_report_is_drawn_from_a_file_and_hostile_names_do_nothing() {
+    let Some(browser) = Browser::open(1280) else { return };
+    let cluster = cluster();
+    short(&cluster);
+    crate::report::failed(&cluster);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("report.html");
+    let observer = cluster.observer();
+    std::fs::write(&path, aqueduct_dashboard::report(&observer, &observer.jobs())).expect("there is room");
+    browser.go(&format!("file://{}", path.display()));
+    for job in ["#job-0", "#job-1"] {
+        for picture in ["picture-graph svg .node", "picture-timeline svg rect", "picture-memory svg polyline"] {
+            eventually("it is drawn", || {
+                browser.run(&format!("return !!document.querySelector('{job} .{picture}')")) == true
+            });
+        }
+    }
+    assert_eq!(browser.text("#job-1 .node .name").chars().take(9).collect::<String>(), "</script>");
+    assert_eq!(browser.run("return document.title"), "2 jobs · Aqueduct");
+    assert_eq!(browser.run("return document.images.length + document.scripts.length"), 2);
+    assert_eq!(browser.run("return performance.getEntriesByType('resource').length"), 0, "nothing is loaded");
+    assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth"), true);
+    // Nor do they on the live pages.
+    let dashboard = serve(&cluster);
+    for page in ["", "jobs", "jobs/1", "jobs/1/analysis", "jobs/1/plan"] {
+        browser.go(&format!("{}#/{page}", dashboard.link()));
+        eventually(page, || browser.text("main").contains("</script><script>"));
+        assert_eq!(
+            browser.run("return document.title.includes('owned') || document.querySelectorAll('main img').length > 0"),
+            false
+        );
+    }
+    browser.complains_of_nothing();
+}
+
+#[test]
+fn on_a_phone_every_page_fits() {
+    let Some(browser) = Browser::open(500) else { return };
+    let cluster = cluster();
+    let dashboard = serve(&cluster);
+    let mut graph = Graph::new();
+    let read = graph.source("read", EndlessSource::new().batch_rows(500));
+    let last = (0..6).fold(read, |input, index| graph.map(format!("map {index}"), input.hash(["n"]), Ok));
+    graph.sink("write", CountingSink::new(), last);
+    let _job = cluster.run(&graph).expect("it starts");
+    browser.post("/window/rect", &json!({ "width": 500, "height": 844 }));
+    for page in ["", "jobs", "jobs/0", "jobs/0/analysis", "jobs/0/plan", "memory", "timeline"] {
+        browser.go(&format!("{}#/{page}", dashboard.link()));
+        eventually(page, || browser.text("main").len() > 50);
+        assert_eq!(browser.run("return document.documentElement.scrollWidth <= innerWidth"), true, "{page}");
+    }
+    // The graph runs from top to bottom, and is read without scrolling sideways.
+    browser.go(&format!("{}#/jobs/0", dashboard.link()));
+    eventually("it is drawn", || browser.run("return document.querySelectorAll('.node').length") == 8);
+    let fits = "const canvas = document.querySelector('.canvas'); return canvas.scrollWidth <= canvas.clientWidth + 1";
+    assert_eq!(browser.run(fits), true);
+    browser.run("document.querySelector('[data-zoom=in]').click()");
+    eventually("it is larger", || {
+        browser.run("return +document.querySelector('.graph').style.width.slice(0, -2)").as_f64() > Some(270.0)
+    });
+    browser.complains_of_nothing();
 }

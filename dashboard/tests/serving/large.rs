@@ -9,16 +9,21 @@ use aqueduct_runtime::{Cluster, ClusterConfig, Graph, Partitions};
 
 use crate::{Answer, Events, get, serve, short};
 
-/// A tenth of a second is what is promised of a release build on a quiet machine; this one is neither.
-const SOON: Duration = Duration::from_millis(1500);
+/// What is promised, here of a build that was not optimised.
+const SOON: Duration = Duration::from_millis(100);
+/// On a machine that does other things too, the quickest of so many counts.
+const TRIES: usize = 7;
 
 fn in_time(dashboard: &Dashboard, path: &str) -> Answer {
-    let start = Instant::now();
-    let answer = get(dashboard, path);
-    let took = start.elapsed();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    assert!(took < SOON, "{path}: {took:?} for {} bytes", answer.body.len());
+    let tries = (0..TRIES).map(|_| {
+        let start = Instant::now();
+        let answer = get(dashboard, path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        (start.elapsed(), answer)
+    });
+    let (took, answer) = tries.min_by_key(|(took, _)| *took).expect("tries");
     println!("{path}: {took:?}, {} bytes", answer.body.len());
+    assert!(took < SOON, "{path}: {took:?} for {} bytes", answer.body.len());
     answer
 }
 
@@ -65,6 +70,7 @@ fn a_graph_of_500_nodes_at_8_partitions_is_shown() {
     assert_eq!(detail["shape"]["nodes"].as_array().map(Vec::len), Some(500));
     assert_eq!(detail["frame"]["nodes"][250]["partitions"].as_array().map(Vec::len), Some(8));
     for path in [
+        "/api/jobs/0/report",
         "/api/overview",
         "/api/memory",
         "/api/jobs/0/analysis",
@@ -79,6 +85,7 @@ fn a_graph_of_500_nodes_at_8_partitions_is_shown() {
     for _ in 0..5 {
         events.next("job");
     }
-    assert!(start.elapsed() < 5 * SOON, "{:?}", start.elapsed());
+    // Looks are made once for all who watch, 20 ms apart; what else the machine does is not the page's fault.
+    assert!(start.elapsed() < 30 * SOON, "{:?}", start.elapsed());
     drop(job);
 }

@@ -6,6 +6,7 @@ mod ends;
 mod hostile;
 mod large;
 mod prometheus;
+mod report;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

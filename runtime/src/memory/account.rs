@@ -17,7 +17,7 @@ pub struct Account(pub(super) Arc<AccountInner>);
 
 pub(super) struct AccountInner {
     pool: MemoryPool,
-    name: String,
+    name: Arc<str>,
     floor: AtomicUsize,
     held: AtomicUsize,
     peak: AtomicUsize,
@@ -29,7 +29,7 @@ impl Account {
     pub(super) fn new(pool: &MemoryPool, name: String, floor: usize, admission: Option<Arc<Admission>>) -> Self {
         let account = Self(Arc::new(AccountInner {
             pool: pool.clone(),
-            name,
+            name: name.into(),
             floor: floor.into(),
             held: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -56,14 +56,19 @@ impl Account {
         debug_assert_eq!(self.held(), 0);
         let floor = floor_bytes.min(self.floor());
         self.0.floor.fetch_sub(floor, SeqCst);
-        let part = Self::new(self.pool(), self.0.name.clone(), floor, self.0.admission.clone());
+        let part = Self::new(self.pool(), self.0.name.to_string(), floor, self.0.admission.clone());
         self.0.parts.lock().push(part.clone());
         part
     }
 
     /// Who holds.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         &self.0.name
+    }
+
+    /// Number of the job that holds; `None` if it is no job's.
+    pub fn job(&self) -> Option<u64> {
+        self.0.admission.as_ref().and_then(|admission| admission.job)
     }
 
     /// Bytes held now, those of its parts left out.

@@ -15,6 +15,7 @@
 //! the estimate back.
 
 mod account;
+mod events;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -27,6 +28,8 @@ use parking_lot::Mutex;
 use crate::error::OperatorError;
 
 pub use account::{Account, Reservation, hand_out};
+pub(crate) use events::MemoryLog;
+pub use events::{MEMORY_EVENTS, MemoryCounts, MemoryEvent, MemoryEventKind};
 
 /// The memory of one worker. Clones are the same pool.
 #[derive(Clone)]
@@ -41,6 +44,7 @@ struct PoolInner {
     /// Number of waiters, read without the lock on every release.
     waiting: AtomicUsize,
     state: Mutex<PoolState>,
+    log: MemoryLog,
 }
 
 #[derive(Default)]
@@ -67,6 +71,7 @@ impl MemoryPool {
             overruns: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             state: Mutex::default(),
+            log: MemoryLog::default(),
         }))
     }
 
@@ -97,12 +102,12 @@ impl MemoryPool {
 
     /// Takes `bytes` of floors at once, or nothing.
     pub fn admit(&self, bytes: usize) -> Option<Arc<Admission>> {
-        self.admit_job(bytes, 2 * bytes)
+        self.admit_job(None, bytes, 2 * bytes)
     }
 
-    /// As [`MemoryPool::admit`], for a job whose floors are at most half of every limit from `half_limit` on.
-    pub(crate) fn admit_job(&self, bytes: usize, half_limit: usize) -> Option<Arc<Admission>> {
-        let admission = || Arc::new(Admission { pool: self.clone(), bytes: bytes.into(), half_limit });
+    /// As [`MemoryPool::admit`], for the job of this number whose floors are at most half of every limit from `half_limit` on.
+    pub(crate) fn admit_job(&self, job: Option<u64>, bytes: usize, half_limit: usize) -> Option<Arc<Admission>> {
+        let admission = || Arc::new(Admission { pool: self.clone(), job, bytes: bytes.into(), half_limit });
         self.0.try_charge(bytes).then(admission)
     }
 
@@ -156,9 +161,15 @@ impl MemoryPool {
             .filter(|(excess, _)| *excess > 0)
             .max_by_key(|(excess, _)| *excess);
         if let Some((_, holder)) = largest {
+            *holder.asked.lock() = holder.largest();
             holder.request.store(bytes, SeqCst);
             holder.waker.wake_by_ref();
         }
+    }
+
+    /// What was done about a lack of memory here.
+    pub(crate) fn log(&self) -> &MemoryLog {
+        &self.0.log
     }
 
     /// Asks again those that had nothing to free when they were asked: what they share may be free by now.
@@ -186,8 +197,8 @@ impl MemoryPool {
 
     /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.
     pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
-        let holder =
-            Arc::new(Holder { waker, accounts, request: AtomicUsize::new(0), exhausted: AtomicBool::new(false) });
+        let (request, exhausted) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let holder = Arc::new(Holder { waker, accounts, request, asked: Mutex::new(None), exhausted });
         let mut state = self.0.state.lock();
         if state.holders.len() == state.holders.capacity() {
             state.holders.retain(|holder| holder.strong_count() > 0);
@@ -200,7 +211,10 @@ impl MemoryPool {
     /// Called by a holder that has answered a request.
     pub(crate) fn answered(&self, holder: &Holder, freed_bytes: usize) {
         holder.exhausted.store(freed_bytes == 0, SeqCst);
-        holder.request.store(0, SeqCst);
+        let asked_bytes = holder.request.swap(0, SeqCst);
+        if let Some(asked) = holder.asked.lock().take() {
+            self.0.log.reclaimed(asked.job(), asked.name(), asked_bytes as u64, freed_bytes as u64);
+        }
         let wanted = self.0.state.lock().waiters.iter().map(|w| w.bytes).min();
         if let Some(bytes) = wanted {
             self.0.wake_waiters();
@@ -272,6 +286,8 @@ impl PoolInner {
 #[derive(Debug)]
 pub struct Admission {
     pool: MemoryPool,
+    /// Whose they are.
+    job: Option<u64>,
     bytes: AtomicUsize,
     /// Of a limit from here on floors take half at the most.
     half_limit: usize,
@@ -286,7 +302,8 @@ impl Admission {
     /// Makes `bytes` of it an admission of their own, given back on their own.
     pub fn split(&self, bytes: usize) -> Arc<Admission> {
         let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
-        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into(), half_limit: self.half_limit })
+        let (pool, job) = (self.pool.clone(), self.job);
+        Arc::new(Admission { pool, job, bytes: taken.into(), half_limit: self.half_limit })
     }
 
     /// An account whose floor is part of this admission.
@@ -309,6 +326,8 @@ pub struct Holder {
     accounts: Vec<Account>,
     /// Bytes asked for; 0 when nothing is.
     request: AtomicUsize,
+    /// The account that had the most to give when it was asked.
+    asked: Mutex<Option<Account>>,
     /// It was asked and could free nothing; cleared when it grows again.
     exhausted: AtomicBool,
 }
@@ -322,6 +341,11 @@ impl Holder {
     /// Bytes that could be freed at the most.
     pub fn excess(&self) -> usize {
         self.accounts.iter().map(Account::excess).sum()
+    }
+
+    /// The account that could be given most of.
+    fn largest(&self) -> Option<Account> {
+        self.accounts.iter().max_by_key(|account| account.excess()).cloned()
     }
 
     /// After new input there may be something to free again.

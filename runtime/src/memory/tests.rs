@@ -132,6 +132,13 @@ fn the_largest_holder_is_asked_and_a_waiter_is_woken_when_it_gives_back() {
     pool.answered(&large_holder, 700);
     assert_eq!(woken.0.load(SeqCst), 1);
     assert_eq!(large_holder.requested(), 0);
+    let events = pool.log().events();
+    assert_eq!((events.len(), &*events[0].holder, events[0].asked_bytes, events[0].bytes), (1, "large", 500, 700));
+    let counts = MemoryCounts { reclaims: 1, reclaimed_bytes: 700, ..MemoryCounts::default() };
+    assert_eq!(pool.log().counts(), counts);
+    // One that is gone was not asked, whatever it says.
+    pool.answered(&large_holder, 700);
+    assert_eq!(pool.log().counts(), counts);
 }
 
 #[test]

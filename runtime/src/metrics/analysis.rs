@@ -105,8 +105,11 @@ impl Analysis {
             let (nodes, outputs) = (stage.nodes.clone(), stage.outputs.clone());
             StageAnalysis { nodes, outputs, tasks: stage.partitions, ..analysis }
         });
+        let mut longest = vec![Duration::ZERO; shape.nodes.len()];
+        for share in metrics.tasks.iter().flat_map(|task| &task.nodes) {
+            longest[share.node] = longest[share.node].max(share.busy);
+        }
         let operators = shape.nodes.iter().zip(&metrics.nodes).enumerate().map(|(index, (node, counted))| {
-            let shares = metrics.tasks.iter().flat_map(|task| &task.nodes).filter(|share| share.node == index);
             // What arrives at the caller is counted on its edges.
             let arrived = metrics.edges.iter().filter(|edge| edge.to_node == index).map(|edge| edge.rows).sum();
             OperatorAnalysis {
@@ -122,7 +125,7 @@ impl Analysis {
                 selectivity: (node.role == NodeRole::Operator && counted.rows_in > 0)
                     .then(|| counted.rows_out as f64 / counted.rows_in as f64),
                 busy: counted.busy,
-                longest_busy: shares.map(|share| share.busy).max().unwrap_or_default(),
+                longest_busy: longest[index],
                 waited: counted.outside + counted.disk,
                 peak_state_bytes: counted.peak_state_bytes,
                 spilled_bytes: counted.spilled_bytes,
@@ -188,13 +191,7 @@ const TITLES: [&str; 8] = ["operator", "rows in", "rows out", "kept", "bytes out
 
 impl fmt::Display for Analysis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            JobState::Waiting => "waiting",
-            JobState::Running => "running",
-            JobState::Finished => "finished",
-            JobState::Failed => "failed",
-            JobState::Cancelled => "cancelled",
-        };
+        let state = self.state.name();
         let peak = self.workers.iter().map(|worker| worker.peak_bytes).max().unwrap_or(0);
         let spilled: u64 = self.operators.iter().map(|operator| operator.spilled_bytes).sum();
         let spooled: u64 = self.edges.iter().map(|edge| edge.spooled_bytes).sum();
@@ -284,7 +281,7 @@ fn line(f: &mut fmt::Formatter<'_>, cells: &[String; 8], widths: &[usize; 8]) ->
 }
 
 /// A number with its thousands set apart.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

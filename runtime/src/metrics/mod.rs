@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-pub use analysis::{Analysis, OperatorAnalysis, StageAnalysis};
+pub use analysis::{Analysis, OperatorAnalysis, StageAnalysis, grouped};
 pub use bottleneck::{Bottleneck, Cause, bottleneck};
 
 use crate::memory::MemoryPool;
@@ -75,6 +75,11 @@ pub(crate) fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S
     serializer.serialize_f64(time.as_micros() as f64 / 1e6)
 }
 
+/// A shared text is a text like any other.
+pub(crate) fn text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
 pub(crate) fn time(counter: &AtomicU64) -> Duration {
     Duration::from_nanos(counter.load(Relaxed))
 }
@@ -93,6 +98,24 @@ pub enum JobState {
     Failed,
     /// It was cancelled.
     Cancelled,
+}
+
+impl JobState {
+    /// Its name, as in what programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether it has ended, well or not.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Finished | Self::Failed | Self::Cancelled)
+    }
 }
 
 /// A snapshot of a job.

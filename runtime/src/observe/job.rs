@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use super::log::Record;
 use crate::job::JobCore;
 use crate::metrics::{Analysis, JobMetrics, JobState};
+use crate::observe::JobLife;
 use crate::plan::PlanShape;
 
 /// A job of a cluster, to be looked at. It neither keeps the job running nor cancels it.
@@ -80,6 +81,14 @@ impl ObservedJob {
         match &self.0 {
             Inner::Live(core) => core.error().map(ToString::to_string),
             Inner::Ended(record) => record.error.clone(),
+        }
+    }
+
+    /// What its threads ran and what it held, from its start on: recorded always, in pictures of one size.
+    pub fn life(&self) -> Arc<JobLife> {
+        match &self.0 {
+            Inner::Live(core) => Arc::new(core.life()),
+            Inner::Ended(record) => Arc::clone(&record.life),
         }
     }
 

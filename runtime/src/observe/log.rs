@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::ExecutionError;
 use crate::job::JobCore;
 use crate::metrics::{JobMetrics, JobState, seconds};
-use crate::observe::ObservedJob;
+use crate::observe::{JobLife, ObservedJob};
 use crate::plan::PlanShape;
 
 /// Jobs that a history has at the most.
@@ -69,6 +69,7 @@ pub(crate) struct Record {
     pub(crate) shape: Arc<PlanShape>,
     pub(crate) metrics: Arc<JobMetrics>,
     pub(crate) error: Option<String>,
+    pub(crate) life: Arc<JobLife>,
     bytes: usize,
 }
 
@@ -93,10 +94,11 @@ impl Record {
             text.truncate(text.floor_char_boundary(ERROR_BYTES));
             text
         });
-        let bytes = size_of::<Self>() + shape.size_bytes() + size_of_metrics(&metrics);
+        let life = Arc::new(core.life());
+        let bytes = size_of::<Self>() + shape.size_bytes() + size_of_metrics(&metrics) + life.size_bytes();
         let bytes = bytes + error.as_ref().map_or(0, String::len);
         let (id, submitted) = (core.id, core.submitted);
-        Self { id, submitted, ended: SystemTime::now(), shape: Arc::new(shape), metrics, error, bytes }
+        Self { id, submitted, ended: SystemTime::now(), shape: Arc::new(shape), metrics, error, life, bytes }
     }
 
     /// Whether it ended well, and else how.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::job::JobCore;
-use crate::memory::{Account, MemoryPool};
+use crate::memory::{Account, MemoryCounts, MemoryEvent, MemoryPool};
 use crate::plan::NodeRole;
 
 /// What a worker's memory is held for.
@@ -61,9 +61,13 @@ pub struct WorkerMemory {
     pub other_bytes: usize,
     /// Who holds them, those with the most first.
     pub holders: Vec<MemoryHolder>,
+    /// What was done about a lack of memory, in all.
+    pub counts: MemoryCounts,
+    /// The newest of it, the oldest first.
+    pub events: Vec<MemoryEvent>,
 }
 
-const KINDS: [HolderKind; 5] =
+pub(super) const KINDS: [HolderKind; 5] =
     [HolderKind::Mailboxes, HolderKind::State, HolderKind::Tasks, HolderKind::Io, HolderKind::SpillBuffers];
 
 pub(super) fn of(pools: &[MemoryPool], jobs: &[Arc<JobCore>]) -> Vec<WorkerMemory> {
@@ -102,6 +106,18 @@ pub(super) fn charged(core: &JobCore, on: usize) -> usize {
     let mut bytes = 0;
     each(core, |worker, _, held| bytes += if worker == on { held.charged_bytes } else { 0 });
     bytes
+}
+
+/// Bytes that a job holds on each worker, for each of [`KINDS`].
+pub(crate) fn held(core: &JobCore, workers: usize) -> Vec<[usize; KINDS.len()]> {
+    let mut held_bytes = vec![[0; KINDS.len()]; workers];
+    each(core, |worker, kind, held| {
+        if let (Some(worker), Some(index)) = (held_bytes.get_mut(worker), KINDS.iter().position(|known| *known == kind))
+        {
+            worker[index] += held.bytes;
+        }
+    });
+    held_bytes
 }
 
 /// What one holder holds.
@@ -165,6 +181,8 @@ impl WorkerMemory {
             kinds,
             other_bytes: charged_bytes.saturating_sub(known),
             holders,
+            counts: pool.log().counts(),
+            events: pool.log().events(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! ended only plain data is kept, as much as [`HISTORY_JOBS`] and [`HISTORY_BYTES`] allow.
 
 mod job;
+mod life;
 mod log;
 mod memory;
 #[cfg(test)]
@@ -16,16 +17,20 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
 pub use job::ObservedJob;
+pub(crate) use life::LifeRecorder;
+pub use life::{JobLife, JobMemory, LIFE_SLOTS, Slot, ThreadLife};
 pub(crate) use log::JobLog;
 pub use log::{HISTORY_BYTES, HISTORY_JOBS, Totals};
+pub(crate) use memory::held as held_bytes;
 pub use memory::{HolderKind, MemoryHolder, WorkerMemory};
 pub(crate) use timeline::Recorder;
-pub use timeline::{Span, SpanEnd, Timeline};
+pub use timeline::{DiskSpan, DiskWork, Span, SpanEnd, Timeline};
 pub use waiting::{MemoryWait, WaitHolder};
 
 use crate::config::ClusterConfig;
 use crate::job::JobCore;
 use crate::memory::MemoryPool;
+pub use crate::memory::{MEMORY_EVENTS, MemoryCounts, MemoryEvent, MemoryEventKind};
 
 /// Looks at a cluster from any thread. Clones look at the same one; it outlives the cluster, and sees no more then.
 #[derive(Clone)]
@@ -43,12 +48,13 @@ pub(crate) struct Observed {
 
 impl Observed {
     pub(crate) fn new(config: ClusterConfig, pools: Vec<MemoryPool>) -> Arc<Self> {
-        let threads = config.workers * config.threads_per_worker;
+        let workers = config.workers;
+        let threads = workers * config.threads_per_worker;
         Arc::new(Self {
             config,
             pools,
             log: Arc::default(),
-            recorder: Arc::new(Recorder::new(threads)),
+            recorder: Arc::new(Recorder::new(workers, threads)),
             started: SystemTime::now(),
             closed: AtomicBool::new(false),
         })

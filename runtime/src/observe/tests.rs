@@ -189,6 +189,10 @@ fn steps_are_recorded_only_while_they_are_asked_for() {
         assert!(spans.iter().all(|span| span.job == 1 && &*span.name == "numbers -> counted"));
         assert!(spans.last().is_none_or(|span| span.end == SpanEnd::Ended));
     }
+    assert_eq!(
+        timeline.disks.iter().map(|(worker, spans)| (*worker, spans.len())).collect::<Vec<_>>(),
+        [(0, 0), (1, 0)]
+    );
     let before = spans();
     assert!(before > 0);
     observer.record_timeline(Duration::from_nanos(1));

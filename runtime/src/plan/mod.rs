@@ -24,7 +24,7 @@ use crate::error::PlanError;
 use crate::graph::{Exchange, Graph, NodeId, NodeKind};
 
 pub(crate) use shape::counted;
-pub use shape::{EdgeShape, NodeRole, NodeShape, PlanShape, StageShape};
+pub use shape::{EdgeShape, NodeRole, NodeShape, OriginShape, PlanShape, StageShape};
 
 /// Rows that a batch has at the most, unless a user's operator makes larger ones.
 const BATCH_ROWS: usize = 8192;
@@ -35,6 +35,8 @@ pub struct Plan {
     pub(crate) nodes: Vec<PlanNode>,
     pub(crate) stages: Vec<Stage>,
     pub(crate) edges: Vec<Edge>,
+    /// What the graph says of where it comes from.
+    pub(crate) origins: Vec<(String, String)>,
     /// Largest batch, in bytes, that floors count on.
     pub(crate) batch_bytes: usize,
     pub(crate) batch_rows: usize,
@@ -173,6 +175,7 @@ impl Plan {
             nodes,
             stages,
             edges,
+            origins: graph.origins.clone(),
             batch_bytes: 0,
             batch_rows: BATCH_ROWS,
             port_bytes: 0,

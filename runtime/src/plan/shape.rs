@@ -31,6 +31,17 @@ pub struct PlanShape {
     pub stages: Vec<StageShape>,
     /// What connects stages; nodes of one stage follow each other without an edge.
     pub edges: Vec<EdgeShape>,
+    /// What it was made of, such as a query before and after it was optimised.
+    pub origins: Vec<OriginShape>,
+}
+
+/// Something that a plan was made of.
+#[derive(Debug, Clone, Serialize)]
+pub struct OriginShape {
+    /// What it is, such as `logical plan`.
+    pub title: String,
+    /// The thing itself, as text.
+    pub text: String,
 }
 
 /// A node of a [`PlanShape`].
@@ -146,6 +157,11 @@ impl Plan {
                     spools: edge.hazardous,
                 })
                 .collect(),
+            origins: self
+                .origins
+                .iter()
+                .map(|(title, text)| OriginShape { title: title.clone(), text: text.clone() })
+                .collect(),
         }
     }
 }
@@ -181,18 +197,21 @@ impl PlanShape {
     pub(crate) fn size_bytes(&self) -> usize {
         let texts: usize = self.nodes.iter().map(|node| node.name.len() + node.kind.len() + node.detail.len()).sum();
         let exchanges: usize = self.edges.iter().map(|edge| edge.exchange.len()).sum();
-        texts + exchanges + 160 * (self.nodes.len() + self.edges.len() + self.stages.len())
+        let origins: usize = self.origins.iter().map(|origin| origin.title.len() + origin.text.len()).sum();
+        texts + exchanges + origins + 160 * (self.nodes.len() + self.edges.len() + self.stages.len())
     }
 
-    /// Cuts details to `bytes` each: a history is to stay small.
+    /// Cuts details to `bytes` each, and what it was made of to ten times that: a history is to stay small.
     pub(crate) fn shorten_details(&mut self, bytes: usize) {
-        for detail in self.nodes.iter_mut().map(|node| &mut node.detail) {
-            if detail.len() > bytes {
-                detail.truncate(detail.floor_char_boundary(bytes));
-                detail.push('…');
+        let cut = |text: &mut String, bytes: usize| {
+            if text.len() > bytes {
+                text.truncate(text.floor_char_boundary(bytes));
+                text.push('…');
             }
-            detail.shrink_to_fit();
-        }
+            text.shrink_to_fit();
+        };
+        self.nodes.iter_mut().for_each(|node| cut(&mut node.detail, bytes));
+        self.origins.iter_mut().for_each(|origin| cut(&mut origin.text, 10 * bytes));
     }
 
     /// The plan in the DOT language of Graphviz: nodes boxed by stage, edges with their exchange.

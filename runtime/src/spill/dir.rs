@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::SpillSpace;
 use super::disk::{Disk, FileDisk};
+use super::{DiskRecorder, SpillSpace};
 use crate::error::{ExecutionError, OperatorError, Result};
 use crate::io::Io;
 use crate::memory::Account;
@@ -109,7 +109,12 @@ impl SpillDir {
     /// The space of one job on one worker: files are written and read on the threads of `io`, and frames
     /// that wait for that are charged to `workspace`.
     pub fn space(&self, io: Io, workspace: Account) -> SpillSpace {
-        SpillSpace::new(self.clone(), io, workspace)
+        SpillSpace::new(self.clone(), io, workspace, None)
+    }
+
+    /// As [`SpillDir::space`], and what the threads do is recorded on request.
+    pub(crate) fn recorded_space(&self, io: Io, workspace: Account, recorder: Option<DiskRecorder>) -> SpillSpace {
+        SpillSpace::new(self.clone(), io, workspace, recorder)
     }
 
     /// A path for a new file. Letters, digits and dashes of `label` are kept for whoever looks into the folder.

@@ -19,6 +19,7 @@ use super::{SpillSpace, frame, repeat};
 use crate::batch::batch_bytes;
 use crate::error::{OperatorError, Result};
 use crate::io::{Pending, Ticket};
+use crate::observe::DiskWork;
 use crate::planted::{Bug, is_planted};
 
 /// Batches on disk, written in order, read in any order. Removed from the disk when dropped.
@@ -254,16 +255,23 @@ impl FileInner {
                 }
             }
         };
+        let (bytes, space) = (frame.bytes.len(), &self.space);
         let _span =
-            tracing::trace_span!("spill", path = %self.path.display(), offset, bytes = frame.bytes.len()).entered();
-        let written = file.write_at(&frame.bytes, offset);
+            tracing::trace_span!("spill", job = space.inner.job, holder = &*space.holder, offset, bytes).entered();
+        let written = space.recorded(DiskWork::Spill, bytes as u64, || file.write_at(&frame.bytes, offset));
         written.map_err(|error| OperatorError::io("writing", &self.path, error))
     }
 
     /// Reads and decodes one batch, on an I/O thread.
     fn read(&self, batch: SpilledBatch) -> Result<RecordBatch> {
         let (offset, bytes) = (batch.offset, batch.length);
-        let _span = tracing::trace_span!("read", path = %self.path.display(), offset, bytes).entered();
+        let space = &self.space;
+        let _span =
+            tracing::trace_span!("read", job = space.inner.job, holder = &*space.holder, offset, bytes).entered();
+        space.recorded(DiskWork::Read, bytes, || self.read_decoded(batch))
+    }
+
+    fn read_decoded(&self, batch: SpilledBatch) -> Result<RecordBatch> {
         let queued = {
             let state = self.state.lock();
             if let Some(error) = &state.error {

@@ -30,7 +30,9 @@ pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
 
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
-use crate::memory::{Account, Reservation};
+use crate::memory::{Account, MemoryPool, Reservation};
+use crate::observe::{DiskSpan, DiskWork, Recorder};
+use crate::task::Clock;
 
 /// What tasks wait for whose spilled state is written.
 pub(crate) const WRITING: &str = "writing spilled state";
@@ -42,7 +44,8 @@ pub(crate) const READING: &str = "reading spilled state";
 #[derive(Clone, Debug)]
 pub struct SpillSpace {
     inner: Arc<SpaceInner>,
-    /// What the holder of this handle has spilled.
+    /// Who spills through this handle, and how much so far.
+    holder: Arc<str>,
     own_bytes: Arc<AtomicU64>,
 }
 
@@ -53,7 +56,26 @@ struct SpaceInner {
     spilled_bytes: AtomicU64,
     live_bytes: AtomicU64,
     floor_bytes: usize,
+    job: Option<u64>,
+    /// The worker's.
+    pool: MemoryPool,
+    /// Where what the I/O threads do is recorded on request.
+    recorder: Option<DiskRecorder>,
     queue: Mutex<Queue>,
+}
+
+/// Where the work of a worker's I/O threads is recorded on request.
+#[derive(Clone)]
+pub(crate) struct DiskRecorder {
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) worker: usize,
+}
+
+impl std::fmt::Debug for DiskRecorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskRecorder").field("worker", &self.worker).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -67,26 +89,31 @@ struct Queue {
 }
 
 impl SpillSpace {
-    fn new(dir: SpillDir, io: Io, workspace: Account) -> Self {
+    fn new(dir: SpillDir, io: Io, workspace: Account, recorder: Option<DiskRecorder>) -> Self {
+        let (holder, job) = (Arc::clone(workspace.name()), workspace.job());
+        let pool = workspace.pool().clone();
         let inner = Arc::new(SpaceInner {
             dir,
             io,
             spilled_bytes: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             floor_bytes: workspace.floor(),
+            job,
+            pool,
+            recorder,
             queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
         });
-        Self { inner, own_bytes: Arc::default() }
+        Self { inner, holder, own_bytes: Arc::default() }
     }
 
-    /// The same space, with a count of its own of what is spilled through it: one for each instance.
-    pub(crate) fn for_instance(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), own_bytes: Arc::default() }
+    /// The same space, with a count of its own of what `holder` spills through it: one for each instance.
+    pub(crate) fn for_instance(&self, holder: Arc<str>) -> Self {
+        Self { inner: Arc::clone(&self.inner), holder, own_bytes: Arc::default() }
     }
 
     /// Another space in the same folder, whose frames are charged to `workspace`.
     pub(crate) fn beside(&self, workspace: Account) -> Self {
-        Self::new(self.inner.dir.clone(), self.inner.io.clone(), workspace)
+        Self::new(self.inner.dir.clone(), self.inner.io.clone(), workspace, self.inner.recorder.clone())
     }
 
     /// The count of what is spilled through this handle and its clones.
@@ -165,6 +192,16 @@ impl SpillSpace {
         dir.space(io, crate::memory::MemoryPool::new(usize::MAX).account("workspace"))
     }
 
+    /// Does `io`, which writes or reads a frame of `bytes`, and records it if that is asked for.
+    fn recorded<T>(&self, work: DiskWork, bytes: u64, io: impl FnOnce() -> T) -> T {
+        let Some(to) = self.inner.recorder.as_ref().filter(|to| to.recorder.is_on()) else { return io() };
+        let start = to.clock.now();
+        let done = io();
+        let (job, holder, length) = (self.inner.job, Arc::clone(&self.holder), to.clock.now().saturating_sub(start));
+        to.recorder.add_disk(to.worker, DiskSpan { job, holder, work, bytes, start, length });
+        done
+    }
+
     fn compression(&self) -> bool {
         self.inner.dir.0.compression
     }
@@ -182,6 +219,7 @@ impl SpillSpace {
         self.inner.spilled_bytes.fetch_add(bytes, Relaxed);
         self.own_bytes.fetch_add(bytes, Relaxed);
         self.inner.live_bytes.fetch_add(bytes, Relaxed);
+        self.inner.pool.log().spilled(self.inner.job, &self.holder, bytes);
         Ok(())
     }
 

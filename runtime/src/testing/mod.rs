@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod counting;
 mod failing;
 mod fork;
 mod gate;
@@ -29,6 +30,7 @@ mod sources;
 mod stalled;
 mod two_inputs;
 
+pub use counting::counting_cost;
 pub use failing::{FailingOperator, Failure, Moment, SlowOperator};
 pub use fork::EvenOdd;
 pub use gate::Gate;

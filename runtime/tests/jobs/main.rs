@@ -7,6 +7,7 @@ mod failure;
 mod flow;
 mod order;
 mod outcome;
+mod short_of_memory;
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;

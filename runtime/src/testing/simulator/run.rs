@@ -164,7 +164,7 @@ impl<'a> Simulator<'a> {
             let readers = Reader::all_of(&mut job, &plan, &scenario.faults);
             let mut parts = Vec::new();
             for ((pool, io), &bytes) in self.pools.iter().zip(ios).zip(plan.floor_bytes()) {
-                let admission = pool.admit_job(bytes, half_limit);
+                let admission = pool.admit_job(Some(index as u64), bytes, half_limit);
                 let admission =
                     admission.ok_or_else(|| Violation::new(Rule::Panic, "the floors were refused".into()))?;
                 parts.push(WorkerParts { admission, io: io.clone() });

@@ -14,6 +14,18 @@ fn a_source_that_waits_for_its_data() {
 }
 
 #[test]
+fn a_source_that_waits_for_the_network() {
+    let server = network::slow_server(SLOW);
+    let found = named(move |graph| {
+        let read = graph.source("fetch", network::NetworkSource { inner: endless(), server });
+        let work = graph.map("work", read.hash(["n"]), Ok);
+        sink(graph, work);
+    });
+    assert_eq!((&*found.name, found.cause), ("fetch", Cause::Outside), "{}", found.sentence);
+    assert!(found.sentence.contains("what it reads (the network)"), "{}", found.sentence);
+}
+
+#[test]
 fn a_source_that_computes() {
     let found = named(|graph| {
         let read = graph.source("read", BusySource(endless()));

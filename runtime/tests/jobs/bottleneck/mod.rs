@@ -2,6 +2,7 @@
 //! the same on a slow machine.
 
 mod alone;
+mod network;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -178,7 +179,7 @@ impl Operator for PerRow {
 
 /// Keeps everything it gets four times, on disk where memory is short: making it is less work.
 #[derive(Debug, Clone)]
-struct Keep;
+pub(crate) struct Keep;
 
 struct Keeping(SpillingVec);
 
