@@ -10,13 +10,18 @@ default:
 check:
     .ci/run
 
-# One step of the check: fmt, clippy, docs, doctests, deny or tests.
+# One step of the check: fmt, clippy, docs, doctests, deny, models or tests.
 step +names:
     .ci/run {{ names }}
 
 # The tests whose name matches, such as `just test mailbox`.
 test *filter:
     cargo nextest run --workspace {{ filter }}
+
+# What threads share, under every schedule that loom and shuttle know: runtime/src/models.
+models *filter:
+    cargo nextest run -p aqueduct-runtime --lib --features loom models:: {{ filter }}
+    cargo nextest run -p aqueduct-runtime --lib --features shuttle models:: {{ filter }}
 
 # Formats all code.
 fmt:

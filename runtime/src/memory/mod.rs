@@ -18,13 +18,13 @@ mod account;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use parking_lot::Mutex;
-
 use crate::error::OperatorError;
+use crate::planted::{Bug, is_planted};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex};
 
 pub use account::{Account, Reservation, hand_out};
 
@@ -125,7 +125,9 @@ impl MemoryPool {
             self.0.waiting.store(state.waiters.len(), SeqCst);
         }
         // A release between the refusal and the line above has seen no waiter.
-        self.0.wake_waiters();
+        if !is_planted(Bug::NoSecondLook) {
+            self.0.wake_waiters();
+        }
         if self.available() < bytes {
             self.reclaim(bytes);
         }
@@ -142,21 +144,25 @@ impl MemoryPool {
 
     /// Asks the holder that could free the most to free `bytes`. Nobody is asked twice for the same.
     pub(crate) fn reclaim(&self, bytes: usize) {
-        let mut state = self.0.state.lock();
-        state.holders.retain(|h| h.strong_count() > 0);
-        let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
-        drop(state);
-        if holders.iter().any(|h| h.request.load(SeqCst) > 0) {
-            return;
-        }
-        let largest = holders
-            .into_iter()
-            .filter(|h| !h.exhausted.load(SeqCst))
-            .map(|h| (h.excess(), h))
-            .filter(|(excess, _)| *excess > 0)
-            .max_by_key(|(excess, _)| *excess);
-        if let Some((_, holder)) = largest {
-            holder.request.store(bytes, SeqCst);
+        // Dropped after the lock: the last to drop a holder may free memory, which takes it.
+        let holders: Vec<_>;
+        let asked = {
+            let mut state = self.0.state.lock();
+            state.holders.retain(|h| h.strong_count() > 0);
+            holders = state.holders.iter().filter_map(Weak::upgrade).collect();
+            if holders.iter().any(|h| h.request.load(SeqCst) > 0) {
+                return;
+            }
+            let largest = holders
+                .iter()
+                .filter(|h| !h.exhausted.load(SeqCst))
+                .map(|h| (h.excess(), h))
+                .filter(|(excess, _)| *excess > 0)
+                .max_by_key(|(excess, _)| *excess);
+            // Asked under the lock: one that ends is either no longer in the list, or sees that it was asked.
+            largest.inspect(|(_, holder)| holder.request.store(bytes, SeqCst))
+        };
+        if let Some((_, holder)) = asked {
             holder.waker.wake_by_ref();
         }
     }
@@ -195,6 +201,15 @@ impl MemoryPool {
         state.holders.push(Arc::downgrade(&holder));
         drop(state);
         holder
+    }
+
+    /// Says that the task of `holder` ends, which frees all that it holds: nobody asks it any more, and whoever has
+    /// does not wait for an answer that never comes.
+    pub(crate) fn retire(&self, holder: &Holder) {
+        self.0.state.lock().holders.retain(|other| !std::ptr::eq(other.as_ptr(), holder));
+        if holder.requested() > 0 && !is_planted(Bug::RequestUnanswered) {
+            self.answered(holder, 0);
+        }
     }
 
     /// Called by a holder that has answered a request.
