@@ -23,6 +23,14 @@ models *filter:
     cargo nextest run -p aqueduct-runtime --lib --features loom models:: {{ filter }}
     cargo nextest run -p aqueduct-runtime --lib --features shuttle models:: {{ filter }}
 
+# A fuzz target for so many seconds: fuzz/README.md.
+fuzz target seconds="300":
+    cargo +nightly fuzz run {{ target }} --features requests -- -max_total_time={{ seconds }} -max_len=4096
+
+# What is unsafe, in Miri, which is a component of a nightly compiler: rustup component add miri rust-src --toolchain nightly
+miri:
+    fuzz/miri
+
 # Formats all code.
 fmt:
     cargo fmt --all

@@ -21,6 +21,7 @@ mod failing;
 mod fork;
 mod gate;
 mod harness;
+pub mod hostile;
 mod leaks;
 mod lone_port;
 mod simulator;
