@@ -216,12 +216,11 @@ impl MemoryPool {
     pub(crate) fn answered(&self, holder: &Holder, freed_bytes: usize) {
         holder.exhausted.store(freed_bytes == 0, SeqCst);
         holder.request.store(0, SeqCst);
+        self.0.wake_waiters();
+        // Whoever is left does not fit in what the others leave: what was freed is theirs.
         let wanted = self.0.state.lock().waiters.iter().map(|w| w.bytes).min();
         if let Some(bytes) = wanted {
-            self.0.wake_waiters();
-            if self.available() < bytes {
-                self.reclaim(bytes);
-            }
+            self.reclaim(bytes);
         }
     }
 }

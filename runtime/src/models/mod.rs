@@ -7,8 +7,8 @@
 //! | memory | what the orderings of the accesses allow | every access seen by all at once |
 //! | models | of two or three threads | the same, and some of more threads |
 //!
-//! A model that waits for ever is a deadlock, which both see. Each is run once as it is, and once with a bug planted
-//! that it has to find: a model that cannot fail shows nothing.
+//! A model that waits for ever is a deadlock, which both see. Bugs are planted one at a time, which a model has to find:
+//! one that cannot fail shows nothing.
 
 mod pool;
 mod port;

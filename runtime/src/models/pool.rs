@@ -74,7 +74,7 @@ fn two_that_want_all_of_it() {
     assert_eq!((pool.charged(), pool.overruns()), (0, 0));
 }
 
-/// A task that has `bytes`, and gives some back when it is asked, until all is over.
+/// A task that has `bytes`, and gives back a piece when it is asked, until all is over.
 fn holder(pool: &MemoryPool, bytes: usize, over: &Arc<AtomicBool>) -> (Thread, Arc<Bell>) {
     let account = pool.account("holder");
     let mut state = held(&account, bytes);
@@ -85,7 +85,7 @@ fn holder(pool: &MemoryPool, bytes: usize, over: &Arc<AtomicBool>) -> (Thread, A
         while !over.load(SeqCst) {
             let asked = holder.requested();
             if asked > 0 {
-                let freed = asked.min(state.bytes());
+                let freed = asked.min(state.bytes()).min(4);
                 state.shrink(freed);
                 pool.answered(&holder, freed);
             } else {
@@ -144,6 +144,23 @@ fn one_asks_and_two_answer() {
     assert_eq!((pool.charged(), pool.overruns()), (0, 0));
 }
 
+/// Two ask for what one has, and what it gives first may be enough for one of them.
+fn two_ask_and_one_answers() {
+    let pool = MemoryPool::new(16);
+    let over = Arc::new(AtomicBool::new(false));
+    let (state, bell) = holder(&pool, 15, &over);
+    let other = spawn({
+        let pool = pool.clone();
+        move || drop(taken(&pool, 5))
+    });
+    drop(taken(&pool, 8));
+    other.join();
+    over.store(true, SeqCst);
+    std::task::Wake::wake(bell);
+    state.join();
+    assert_eq!((pool.charged(), pool.overruns()), (0, 0));
+}
+
 /// As [`one_asks_and_two_answer`], but the larger ends, and may be asked as it does.
 fn the_one_that_is_asked_ends() {
     let pool = MemoryPool::new(8);
@@ -171,6 +188,11 @@ fn whoever_waits_for_bytes_gets_them() {
 #[test]
 fn holders_are_asked_until_it_is_enough() {
     search("reclaim", one_asks_and_two_answer);
+}
+
+#[test]
+fn a_holder_is_asked_again_for_those_whom_its_answer_did_not_help() {
+    search("two that ask", two_ask_and_one_answers);
 }
 
 #[test]
