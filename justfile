@@ -10,13 +10,26 @@ default:
 check:
     .ci/run
 
-# One step of the check: fmt, clippy, docs, doctests, deny or tests.
+# One step of the check: fmt, clippy, docs, doctests, deny, models or tests.
 step +names:
     .ci/run {{ names }}
 
 # The tests whose name matches, such as `just test mailbox`.
 test *filter:
     cargo nextest run --workspace {{ filter }}
+
+# What threads share, under every schedule that loom and shuttle know: runtime/src/models.
+models *filter:
+    cargo nextest run -p aqueduct-runtime --lib --features loom models:: {{ filter }}
+    cargo nextest run -p aqueduct-runtime --lib --features shuttle models:: {{ filter }}
+
+# A fuzz target for so many seconds: fuzz/README.md.
+fuzz target seconds="300":
+    cargo +nightly fuzz run {{ target }} --features requests -- -max_total_time={{ seconds }} -max_len=4096
+
+# What is unsafe, in Miri, which is a component of a nightly compiler: rustup component add miri rust-src --toolchain nightly
+miri:
+    fuzz/miri
 
 # Formats all code.
 fmt:

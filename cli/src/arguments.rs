@@ -195,6 +195,70 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// Words that mean something, and some that do not, in any order.
+    #[test]
+    fn any_arguments_are_taken_or_refused() {
+        const WORDS: [&str; 40] = [
+            "sql",
+            "explain",
+            "head",
+            "schema",
+            "select 1",
+            "-",
+            "--",
+            "",
+            "-n",
+            "-t",
+            "-o",
+            "-f",
+            "-q",
+            "-h",
+            "--lines",
+            "--table",
+            "--output",
+            "--file",
+            "--format",
+            "--workers",
+            "--threads-per-worker",
+            "--memory-limit",
+            "--spill-dir",
+            "--rows",
+            "--stats",
+            "--quiet",
+            "--dashboard",
+            "--memory-limit=1e9",
+            "--workers=0",
+            "csv",
+            "json",
+            "0",
+            "-1",
+            "99999999999999999999",
+            "2GB",
+            "a=b",
+            "=",
+            "\u{e9}\u{0}",
+            "--nothing",
+            "a.csv",
+        ];
+        // SplitMix64: the same 20,000 command lines every time.
+        let mut state = 0_u64;
+        let mut below = |bound: usize| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+        };
+        let mut taken = 0;
+        for _ in 0..20_000 {
+            let words: Vec<_> = (0..below(7)).map(|_| WORDS[below(WORDS.len())]).collect();
+            match Arguments::try_parse_from(["aqueduct"].into_iter().chain(words.iter().copied())) {
+                Ok(_) => taken += 1,
+                Err(error) => assert!(!error.to_string().is_empty(), "{words:?}"),
+            }
+        }
+        assert!((100..19_900).contains(&taken), "{taken}");
+    }
+
     #[test]
     fn a_named_file_is_a_name_and_a_path() {
         let parsed = "t=a=b.csv".parse::<NamedFile>().expect("a name and a path");

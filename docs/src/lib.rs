@@ -11,6 +11,7 @@
 //! 9. [`bounds`]: what each operator holds, what it spills, its floor
 //! 10. [`simulator`]: testing an operator under every schedule, limit and fault that a seed can think of
 //! 11. [`dashboard`]: the page, whose fault it is that a job is slow, `explain analyze`, Prometheus
+//! 12. [`promises`]: what is promised, and the tests that guard it
 //!
 //! The chapters are the files beside this one, and can be read there as well.
 
@@ -36,6 +37,8 @@ pub mod bounds {}
 pub mod simulator {}
 #[doc = include_str!("dashboard.md")]
 pub mod dashboard {}
+#[doc = include_str!("promises.md")]
+pub mod promises {}
 
 /// The program in the README compiles too.
 #[cfg(doctest)]

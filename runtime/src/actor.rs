@@ -4,7 +4,7 @@
 //! After every step the actor yields to its arbiter, so that neighbours, wake-ups and cancels get their turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, OnceLock};
 use std::task::{Wake as StdWake, Waker};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use crate::error::ExecutionError;
 use crate::job::JobCore;
 use crate::metrics::add_time;
 use crate::observe::SpanEnd;
+use crate::planted::{Bug, is_planted};
+use crate::sync::AtomicBool;
 use crate::task::{Clock, Progress, Task, TaskShared, Wait, Waiting};
 
 /// Says that there may be something to do.
@@ -25,10 +27,17 @@ impl Message for Wake {
 }
 
 /// The one outstanding wake-up of an actor. As a [`Waker`] it can be called from any thread, at any time.
-#[derive(Default)]
 pub(crate) struct WakeFlag {
+    /// Up from the beginning: the first message is sent when the actor starts.
     scheduled: Arc<AtomicBool>,
-    address: OnceLock<Recipient<Wake>>,
+    /// Sends the actor a message.
+    send: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Default for WakeFlag {
+    fn default() -> Self {
+        Self { scheduled: Arc::new(AtomicBool::new(true)), send: OnceLock::new() }
+    }
 }
 
 impl StdWake for WakeFlag {
@@ -38,14 +47,34 @@ impl StdWake for WakeFlag {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.scheduled.swap(true, SeqCst)
-            && let Some(address) = self.address.get()
+            && let Some(send) = self.send.get()
         {
-            send(address);
+            send();
         }
     }
 }
 
 impl WakeFlag {
+    /// From now on a wake-up is a call of `send`. The first is made here, for all that came before.
+    pub(crate) fn listen(&self, send: impl Fn() + Send + Sync + 'static) {
+        self.send.get_or_init(|| Box::new(send))();
+    }
+
+    /// Answers one wake-up. What comes during `step` is another one: it may be about what `step` has not seen.
+    pub(crate) fn answer<T>(&self, step: impl FnOnce() -> T) -> T {
+        // A swap, no store: what was done before a wake-up that this takes back is seen by `step`.
+        let lower = || self.scheduled.swap(false, SeqCst);
+        let late = is_planted(Bug::FlagLoweredLate);
+        if !late {
+            lower();
+        }
+        let answer = step();
+        if late {
+            lower();
+        }
+        answer
+    }
+
     /// Whether a wake-up is on its way. Where no actor listens, whoever steps the tasks looks here.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn is_scheduled(&self) -> bool {
@@ -114,8 +143,8 @@ impl TaskActor {
 
     /// Answers one wake-up: steps the task, and sees to it that what it waits for outside wakes it.
     pub(crate) fn turn(&mut self) {
-        self.flag.scheduled.store(false, SeqCst);
-        if let Some(Wait::Outside(ticket)) = self.step()
+        let flag = Arc::clone(&self.flag);
+        if let Some(Wait::Outside(ticket)) = flag.answer(|| self.step())
             && !ticket.register(&self.waker)
         {
             self.waker.wake_by_ref();
@@ -188,9 +217,8 @@ impl Actor for TaskActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.flag.scheduled.store(true, SeqCst);
-        let address = self.flag.address.get_or_init(|| context.address().recipient());
-        send(address);
+        let address = context.address().recipient();
+        self.flag.listen(move || send(&address));
     }
 }
 

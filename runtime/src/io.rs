@@ -4,12 +4,14 @@
 //! again once the ticket is done. A ticket is always completed: dropping its [`Completion`] does it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, unbounded};
-use parking_lot::Mutex;
+
+use crate::planted::{Bug, is_planted};
+use crate::sync::{AtomicBool, Mutex};
 
 /// Something that a task waits for and that no task of the job has to bring about.
 #[derive(Clone, Debug)]
@@ -82,7 +84,7 @@ impl Ticket {
     /// Wakes `waker` once the ticket is done; `false` if it is done already, and `waker` was not kept.
     pub fn register(&self, waker: &Waker) -> bool {
         let mut wakers = self.0.wakers.lock();
-        if self.is_done() {
+        if self.is_done() && !is_planted(Bug::NoSecondLook) {
             return false;
         }
         if !wakers.iter().any(|w| w.will_wake(waker)) {

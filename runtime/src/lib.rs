@@ -32,7 +32,10 @@ mod actor;
 mod build;
 mod exchange;
 mod mailbox;
+#[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
+mod models;
 mod planted;
+mod sync;
 mod task;
 mod watchdog;
 

@@ -1,5 +1,5 @@
-//! Bugs that a test of this crate plants, one at a time, to see that the simulator finds them. In every other build
-//! none is, and the questions cost nothing.
+//! Bugs that a test of this crate plants, one at a time, to see that the simulator or a model finds them. In every other
+//! build none is, and the questions cost nothing.
 
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,14 @@ pub(crate) enum Bug {
     NoHazardMark,
     /// A step that fails keeps what was reserved for it.
     LeakOnError,
+    /// Who begins to wait does not look once more whether it has to, nor who has sent whether anybody still takes it.
+    NoSecondLook,
+    /// An actor says that it has heard a wake-up only after the step that answers it.
+    FlagLoweredLate,
+    /// An addition that another thread has overtaken keeps what it paid.
+    OvertakenPays,
+    /// A task that ends leaves the request for its memory without an answer.
+    RequestUnanswered,
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! SQL as a user sees it: the queries of `queries/`, on one and on four workers and on little memory, and DuckDB's answers
 //! to them (`make.py` says how they were made).
 
+mod hostile;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};

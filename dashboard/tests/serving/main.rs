@@ -2,6 +2,7 @@
 
 mod api;
 mod browser;
+mod bytes;
 mod ends;
 mod hostile;
 mod large;

@@ -10,6 +10,8 @@
 //! ```
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod beside_arrow;
 mod column;
 mod confirm;
 mod error;

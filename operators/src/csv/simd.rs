@@ -438,6 +438,34 @@ mod tests {
 
     use super::*;
 
+    /// Wherever a search begins and ends, and whatever room it has, with not a byte more behind it than is promised.
+    #[test]
+    fn every_offset_and_length_is_searched_alike() {
+        let (lengths, rooms) = if cfg!(miri) { (140, 3) } else { (200, 1) };
+        let pattern = |at: usize| match (at * at + at / 7) % 11 {
+            0 | 4 => b',',
+            3 | 9 => b'\n',
+            other => b"abc\r\"\xe9"[other % 6],
+        };
+        for length in (0..lengths).step_by(rooms) {
+            let mut bytes: Vec<u8> = (0..length).map(pattern).collect();
+            bytes.extend_from_slice(&[b'\n'; 64]);
+            let bytes = bytes.into_boxed_slice();
+            for from in (0..=length).step_by(rooms) {
+                let expected: Vec<u32> = (from..length)
+                    .filter(|at| b",\n".contains(&bytes[*at]))
+                    .map(|at| at as u32 | if bytes[at] == b'\n' { NEWLINE } else { 0 })
+                    .collect();
+                for level in Level::all() {
+                    let mut ends = vec![0; expected.len() + SLACK_ENTRIES].into_boxed_slice();
+                    let search = Search { bytes: &bytes, from, limit: length, delimiter: b',', ends: &mut ends };
+                    let count = search.run(level);
+                    assert_eq!(&ends[..count], &expected, "{level:?} {from}..{length}");
+                }
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn all_levels_find_what_a_plain_loop_finds(

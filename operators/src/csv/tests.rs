@@ -4,87 +4,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aqueduct_runtime::io::Io;
-use aqueduct_runtime::memory::{Admission, MemoryPool};
-use aqueduct_runtime::{
-    OperatorError, Outbox, Result, Scan, ScanContext, Source, SourceContext, SourceSpec, SourceStep,
-};
+use aqueduct_runtime::testing::hostile::replay;
+use aqueduct_runtime::{OperatorError, Outbox, Result, Scan, ScanContext, SourceSpec, SourceStep};
 use arrow::array::AsArray;
-use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::scan::CsvScan;
+use super::beside_arrow::{Bench, by_arrow, compare_at_every_split, hostile, read, schema};
 use super::{CsvError, CsvOptions, CsvSource};
-
-/// I/O threads and a pool for instances without a job.
-struct Bench {
-    io: Io,
-    pool: MemoryPool,
-    batch_bytes: usize,
-    batch_rows: usize,
-}
-
-impl Bench {
-    fn new(limit_bytes: usize) -> Self {
-        let (io, _) = Io::start("csv-test", 1).expect("a thread");
-        Self { io, pool: MemoryPool::new(limit_bytes), batch_bytes: 64 * 1024, batch_rows: 65_536 }
-    }
-
-    fn open(&self, scan: &dyn Scan, admission: &Arc<Admission>, floor_bytes: usize) -> Box<dyn Source> {
-        let context = SourceContext {
-            node: "csv".into(),
-            partition: 0,
-            batch_bytes: self.batch_bytes,
-            batch_rows: self.batch_rows,
-            memory: admission.account("csv", floor_bytes),
-            io: self.io.clone(),
-        };
-        scan.open(context).expect("opened")
-    }
-
-    /// Drives `scan` with `instances` instances round-robin, one step each: every batch in source order.
-    fn drive(&self, scan: &dyn Scan, instances: usize, floor_bytes: usize) -> Result<Vec<RecordBatch>> {
-        let admission = self.pool.admit(instances * floor_bytes).expect("the floors fit");
-        let mut sources: Vec<_> = (0..instances).map(|_| (self.open(scan, &admission, floor_bytes), None)).collect();
-        let mut batches = vec![];
-        let mut ended = false;
-        while !ended || sources.iter().any(|(_, split)| split.is_some()) {
-            for (source, current) in &mut sources {
-                let index = match *current {
-                    Some(index) => index,
-                    None => {
-                        let Some(split) = scan.next_split()? else {
-                            ended = true;
-                            continue;
-                        };
-                        source.start(&split)?;
-                        *current.insert(split.index)
-                    }
-                };
-                let mut out = Outbox::new();
-                match source.read(self.batch_bytes, &mut out)? {
-                    SourceStep::More => {}
-                    SourceStep::Blocked(_) => std::thread::yield_now(),
-                    SourceStep::Done => *current = None,
-                }
-                while let Some((_, batch)) = out.pop() {
-                    batches.push((index, batch));
-                }
-            }
-        }
-        batches.sort_by_key(|(index, _)| *index);
-        Ok(batches.into_iter().map(|(_, batch)| batch).collect())
-    }
-}
-
-fn read(source: &CsvSource, bench: &Bench, scan: &CsvScan, instances: usize) -> Result<RecordBatch> {
-    let batches = bench.drive(scan, instances, source.min_memory(bench.batch_bytes))?;
-    assert_eq!(scan.shared().confirmations.len(), 0, "what splits told each other is forgotten");
-    Ok(concat_batches(&source.schema(), &batches).expect("one schema"))
-}
 
 /// Reads all of `source` in the usual way.
 fn read_all(source: &CsvSource) -> Result<RecordBatch> {
@@ -104,64 +34,9 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-fn schema(kinds: &[DataType]) -> SchemaRef {
-    let fields = kinds.iter().enumerate().map(|(i, kind)| Field::new(format!("c{i}"), kind.clone(), true));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-/// What arrow-csv reads, or its error.
-fn by_arrow(text: &[u8], schema: SchemaRef, header: bool) -> std::result::Result<RecordBatch, String> {
-    // arrow-csv does not read this one.
-    let known = |kind: &DataType| if kind == &DataType::LargeUtf8 { DataType::Utf8 } else { kind.clone() };
-    let fields = schema.fields().iter().map(|field| Field::clone(field).with_data_type(known(field.data_type())));
-    let readable = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let reader = arrow_csv::ReaderBuilder::new(Arc::clone(&readable)).with_header(header).build(text);
-    let batches: std::result::Result<Vec<_>, _> = reader.map_err(|e| e.to_string())?.collect();
-    let batch = concat_batches(&readable, &batches.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| cast(column, field.data_type()).expect("strings")).collect();
-    Ok(RecordBatch::try_new(schema, columns).expect("the same columns"))
-}
-
-/// The rows as text, null as the empty string: arrow-csv cannot tell one from the other.
-fn rows(batch: &RecordBatch) -> Vec<Vec<String>> {
-    let columns: Vec<_> = batch.columns().iter().map(|column| cast(column, &DataType::Utf8).expect("shown")).collect();
-    let value = |column: &arrow::array::ArrayRef, row| {
-        let column = column.as_string::<i32>();
-        if arrow::array::Array::is_null(column, row) { String::new() } else { column.value(row).to_string() }
-    };
-    (0..batch.num_rows()).map(|row| columns.iter().map(|column| value(column, row)).collect()).collect()
-}
-
-/// Reads `text` at every split size and with one to three instances, and compares with arrow-csv.
-fn compare_at_every_split(text: &[u8], kinds: &[DataType]) {
-    let folder = folder();
-    let path = write(&folder, "data.csv", text);
-    let schema = schema(kinds);
-    let options = CsvOptions { header: false, schema: Some(Arc::clone(&schema)), ..Default::default() };
-    let expected = by_arrow(text, schema, false);
-    let source = match CsvSource::open(&path, options) {
-        Ok(source) => source,
-        Err(error) => return assert!(expected.is_err() || text.contains(&b'"'), "{error}"),
-    };
-    let bench = Bench::new(1 << 30);
-    for split_bytes in 1..=text.len().max(1) + 1 {
-        for instances in 1..=3 {
-            let scan = source.csv_scan(split_bytes, 1, 2);
-            let found = read(&source, &bench, &scan, instances);
-            let shown = String::from_utf8_lossy(text);
-            match (&found, &expected) {
-                (Ok(found), Ok(expected)) => {
-                    assert_eq!(rows(found), rows(expected), "{shown:?} split at {split_bytes}, {instances} instances");
-                }
-                (Err(_), Err(_)) => {}
-                // arrow-csv takes the rest of the file for the text of a quote that is never closed.
-                (Err(error), Ok(_)) if error.to_string().contains("never closed") => {}
-                // Whose other columns arrow-csv also reads.
-                (found, expected) => panic!("{shown:?} split at {split_bytes}: {found:?} and {expected:?}"),
-            }
-        }
-    }
+#[test]
+fn the_corpus_of_the_fuzz_target_is_read_as_arrow_reads_it() {
+    replay("csv", hostile);
 }
 
 #[test]

@@ -162,3 +162,65 @@ impl<O: Offset> Column for Text<O> {
         O::array(offsets, trim(std::mem::take(&mut self.data)), nulls)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+
+    use super::super::column::Nulls;
+    use super::super::index::{Filled, Index, PADDING_BYTES};
+    use super::super::options::Dialect;
+    use super::*;
+
+    /// What `View::finish` does not have checked: every length around what a view holds, plain, quoted, with quotes
+    /// inside, and null.
+    #[test]
+    fn unchecked_views_are_those_that_arrow_would_have_made() {
+        let dialect = Dialect { delimiter: b',', quote: Some(b'"') };
+        let text = |length: usize| "a\u{e9}\u{20ac}z".chars().cycle().take(length).collect::<String>();
+        // With one spelling of null and no quotes near, whole chunks take another way than single fields.
+        for (quoted, spelled) in [(false, false), (false, true), (true, false), (true, true)] {
+            let spellings = ["", "null"].map(String::from);
+            let nulls = Nulls::new(&spellings[..1 + usize::from(spelled)]);
+            let mut lines = String::new();
+            let mut expected: Vec<Option<String>> = vec![];
+            for length in 0..40 {
+                let plain = text(length);
+                expected.push(Some(plain.clone()).filter(|text| !text.is_empty()));
+                lines += &plain;
+                for (written, value) in [
+                    ("null".to_string(), (!spelled).then(|| "null".to_string())),
+                    (plain.replace('z', "zz"), Some(plain.replace('z', "zz"))),
+                ] {
+                    expected.push(value.filter(|text| !text.is_empty()));
+                    lines += &format!(",{written}");
+                }
+                if quoted {
+                    expected.push(Some(plain.replace('z', "\"")));
+                    lines += &format!(",\"{}\"", plain.replace('z', "\"\""));
+                }
+                lines.push('\n');
+            }
+            let columns = if quoted { 4 } else { 3 };
+            // No byte more than is promised, and what is there must not matter.
+            let mut bytes = lines.clone().into_bytes();
+            bytes.resize(lines.len() + PADDING_BYTES, b'"');
+            let bytes = bytes.into_boxed_slice();
+            let mut index = Index::new(dialect, columns);
+            let filled = index.fill(&bytes, 0, lines.len(), true, 1000);
+            assert_eq!((filled, index.rows()), (Filled::Rows { next: lines.len() }, 40));
+            for utf8 in [false, true] {
+                let chunk = Chunk { bytes: &bytes, index: &index, dialect, nulls: &nulls, utf8, columns };
+                for column in 0..columns {
+                    let mut views = View::new(true);
+                    assert!(views.push(&chunk, column, index.rows()).is_ok());
+                    let found = views.finish().expect("views");
+                    found.to_data().validate_full().expect("valid views");
+                    let found: Vec<_> = found.as_string_view().iter().map(|text| text.map(String::from)).collect();
+                    let expected: Vec<_> = expected.iter().skip(column).step_by(columns).cloned().collect();
+                    assert_eq!(found, expected, "column {column}, utf8 {utf8}");
+                }
+            }
+        }
+    }
+}

@@ -19,13 +19,11 @@ mod sender;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::task::Waker;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 
 pub(crate) use receiver::{PortReceiver, Received};
 pub(crate) use sender::{PortSender, Sent};
@@ -35,6 +33,7 @@ use crate::memory::{Account, Reservation};
 use crate::metrics::EdgeCounters;
 use crate::planted::{Bug, is_planted};
 use crate::spill::{SpillFile, SpillSpace, SpilledBatch};
+use crate::sync::{AtomicBool, Mutex, Receiver, Sender, unbounded};
 
 /// Batches that may wait in a lane, whatever their size.
 const MAX_QUEUED: usize = 1024;
@@ -223,6 +222,15 @@ impl Port {
         };
         if let Some(waker) = next {
             waker.wake();
+        }
+    }
+
+    /// Drops what is queued in a lane that nobody reads any more.
+    fn drain(&self, lane: usize) {
+        for message in self.lanes[lane].receiver.try_iter() {
+            if let Message::Batch { permit, .. } = message {
+                self.release(lane, permit);
+            }
         }
     }
 

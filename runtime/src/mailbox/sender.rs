@@ -12,6 +12,7 @@ use crate::batch::copied;
 use crate::error::Result;
 use crate::io::Ticket;
 use crate::metrics::add_time;
+use crate::planted::{Bug, is_planted};
 
 impl Port {
     /// The handle of sender number `index`. To be made once each.
@@ -148,7 +149,7 @@ impl PortSender {
                         || (ledger.batches < MAX_QUEUED && ledger.bytes + permit <= port.capacity)))
                 || self.may_spool();
             drop(ledger);
-            if missed {
+            if missed && !is_planted(Bug::NoSecondLook) {
                 waker.wake_by_ref();
             }
             return Ok(Sent::NoRoom(batch));
@@ -162,6 +163,11 @@ impl PortSender {
         let next = lane.ledger.lock().waiters.front().map(|(_, waker)| waker.clone());
         if let Some(next) = next.filter(|next| !next.will_wake(waker)) {
             next.wake();
+        }
+        // The receiver may have stopped since the look above, and emptied the lane before this batch was in it.
+        if port.is_stopped() && !is_planted(Bug::NoSecondLook) {
+            port.drain(self.lane);
+            return Ok(Sent::Stopped);
         }
         Ok(Sent::Yes)
     }

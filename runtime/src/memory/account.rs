@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
 use arrow::record_batch::RecordBatch;
-use parking_lot::Mutex;
 
 use super::{Admission, MemoryPool, row_too_large};
 use crate::error::{OperatorError, Result};
 use crate::io::Ticket;
+use crate::planted::{Bug, is_planted};
+use crate::sync::{AtomicUsize, Mutex};
 
 /// What one holder holds of a worker's memory. Clones are the same account.
 #[derive(Clone)]
@@ -174,22 +175,23 @@ impl Account {
         if bytes == 0 {
             return true;
         }
-        let before = self.0.held.fetch_add(bytes, SeqCst);
-        if self.0.pool.0.try_charge(self.beyond(before + bytes) - self.beyond(before)) {
-            self.0.peak.fetch_max(before + bytes, Relaxed);
-            return true;
+        loop {
+            let before = self.0.held.load(SeqCst);
+            let Some(after) = before.checked_add(bytes) else { return false };
+            let due = self.beyond(after) - self.beyond(before);
+            // Paid before it is held, and paid back if somebody else was faster: whoever gives back meanwhile never
+            // gives the pool bytes that were not charged.
+            if !self.0.pool.0.try_charge(due) {
+                return false;
+            }
+            if self.0.held.compare_exchange(before, after, SeqCst, SeqCst).is_ok() {
+                self.0.peak.fetch_max(after, Relaxed);
+                return true;
+            }
+            if !is_planted(Bug::OvertakenPays) {
+                self.0.pool.0.release(due);
+            }
         }
-        // Others may have moved `held` meanwhile: each move pays or gets back its own difference.
-        let now = self.0.held.fetch_sub(bytes, SeqCst);
-        let charged_by_add = self.beyond(before + bytes) - self.beyond(before);
-        let given_back = self.beyond(now) - self.beyond(now - bytes);
-        // The charge of the addition was never made, so only the difference is due.
-        if given_back > charged_by_add {
-            self.0.pool.0.release(given_back - charged_by_add);
-        } else {
-            self.0.pool.0.charge(charged_by_add - given_back);
-        }
-        false
     }
 
     fn add(&self, bytes: usize) {

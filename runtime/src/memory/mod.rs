@@ -19,13 +19,13 @@ mod events;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
-use parking_lot::Mutex;
-
 use crate::error::OperatorError;
+use crate::planted::{Bug, is_planted};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex};
 
 pub use account::{Account, Reservation, hand_out};
 pub(crate) use events::MemoryLog;
@@ -130,7 +130,9 @@ impl MemoryPool {
             self.0.waiting.store(state.waiters.len(), SeqCst);
         }
         // A release between the refusal and the line above has seen no waiter.
-        self.0.wake_waiters();
+        if !is_planted(Bug::NoSecondLook) {
+            self.0.wake_waiters();
+        }
         if self.available() < bytes {
             self.reclaim(bytes);
         }
@@ -147,22 +149,28 @@ impl MemoryPool {
 
     /// Asks the holder that could free the most to free `bytes`. Nobody is asked twice for the same.
     pub(crate) fn reclaim(&self, bytes: usize) {
-        let mut state = self.0.state.lock();
-        state.holders.retain(|h| h.strong_count() > 0);
-        let holders: Vec<_> = state.holders.iter().filter_map(Weak::upgrade).collect();
-        drop(state);
-        if holders.iter().any(|h| h.request.load(SeqCst) > 0) {
-            return;
-        }
-        let largest = holders
-            .into_iter()
-            .filter(|h| !h.exhausted.load(SeqCst))
-            .map(|h| (h.excess(), h))
-            .filter(|(excess, _)| *excess > 0)
-            .max_by_key(|(excess, _)| *excess);
-        if let Some((_, holder)) = largest {
-            *holder.asked.lock() = holder.largest();
-            holder.request.store(bytes, SeqCst);
+        // Dropped after the lock: the last to drop a holder may free memory, which takes it.
+        let holders: Vec<_>;
+        let asked = {
+            let mut state = self.0.state.lock();
+            state.holders.retain(|h| h.strong_count() > 0);
+            holders = state.holders.iter().filter_map(Weak::upgrade).collect();
+            if holders.iter().any(|h| h.request.load(SeqCst) > 0) {
+                return;
+            }
+            let largest = holders
+                .iter()
+                .filter(|h| !h.exhausted.load(SeqCst))
+                .map(|h| (h.excess(), h))
+                .filter(|(excess, _)| *excess > 0)
+                .max_by_key(|(excess, _)| *excess);
+            // Asked under the lock: one that ends is either no longer in the list, or sees that it was asked.
+            largest.inspect(|(_, holder)| {
+                *holder.asked.lock() = holder.largest();
+                holder.request.store(bytes, SeqCst);
+            })
+        };
+        if let Some((_, holder)) = asked {
             holder.waker.wake_by_ref();
         }
     }
@@ -208,19 +216,28 @@ impl MemoryPool {
         holder
     }
 
+    /// Says that the task of `holder` ends, which frees all that it holds: nobody asks it any more, and whoever has
+    /// does not wait for an answer that never comes.
+    pub(crate) fn retire(&self, holder: &Holder) {
+        self.0.state.lock().holders.retain(|other| !std::ptr::eq(other.as_ptr(), holder));
+        if holder.requested() > 0 && !is_planted(Bug::RequestUnanswered) {
+            self.answered(holder, 0);
+        }
+    }
+
     /// Called by a holder that has answered a request.
     pub(crate) fn answered(&self, holder: &Holder, freed_bytes: usize) {
         holder.exhausted.store(freed_bytes == 0, SeqCst);
         let asked_bytes = holder.request.swap(0, SeqCst);
-        if let Some(asked) = holder.asked.lock().take() {
+        let asked = holder.asked.lock().take();
+        if let Some(asked) = asked {
             self.0.log.reclaimed(asked.job(), asked.name(), asked_bytes as u64, freed_bytes as u64);
         }
+        self.0.wake_waiters();
+        // Whoever is left does not fit in what the others leave: what was freed is theirs.
         let wanted = self.0.state.lock().waiters.iter().map(|w| w.bytes).min();
         if let Some(bytes) = wanted {
-            self.0.wake_waiters();
-            if self.available() < bytes {
-                self.reclaim(bytes);
-            }
+            self.reclaim(bytes);
         }
     }
 }

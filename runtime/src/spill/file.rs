@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use parking_lot::Mutex;
 
 use super::disk::DiskFile;
 use super::{SpillSpace, frame, repeat};
@@ -21,6 +20,7 @@ use crate::error::{OperatorError, Result};
 use crate::io::{Pending, Ticket};
 use crate::observe::DiskWork;
 use crate::planted::{Bug, is_planted};
+use crate::sync::Mutex;
 
 /// Batches on disk, written in order, read in any order. Removed from the disk when dropped.
 #[derive(Debug)]

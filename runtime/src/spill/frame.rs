@@ -69,12 +69,18 @@ pub(super) fn encode(batch: &RecordBatch, schema: &SchemaRef, compress: bool) ->
     } else {
         pieces.iter().for_each(|piece| frame.extend_from_slice(piece));
     }
+    seal(&mut frame, stream_bytes, compress, batch.num_rows())?;
+    Ok(frame)
+}
+
+/// Writes the header of a frame over its first bytes.
+fn seal(frame: &mut [u8], stream_bytes: usize, compressed: bool, rows: usize) -> Result<()> {
     let header = Header {
         magic: MAGIC,
         payload_bytes: (frame.len() - HEADER_BYTES) as u64,
         stream_bytes: stream_bytes as u64,
-        compressed: compress,
-        rows: batch.num_rows() as u64,
+        compressed,
+        rows: rows as u64,
         crc: crc32fast::hash(&frame[HEADER_BYTES..]),
     };
     let header = codec::encode(&header)?;
@@ -82,7 +88,21 @@ pub(super) fn encode(batch: &RecordBatch, schema: &SchemaRef, compress: bool) ->
     frame[1..=header.len()].copy_from_slice(&header);
     let crc = crc32fast::hash(&frame[..HEADER_CRC_AT]).to_le_bytes();
     frame[HEADER_CRC_AT..HEADER_BYTES].copy_from_slice(&crc);
-    Ok(frame)
+    Ok(())
+}
+
+/// Decodes any `payload` as that of a frame whose checksums are right.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn decode_sealed(
+    payload: &[u8],
+    schema: &SchemaRef,
+    rows: usize,
+    compressed: bool,
+) -> Result<RecordBatch, String> {
+    let mut frame = [&[0; HEADER_BYTES], payload].concat();
+    let stream_bytes = if compressed { 4 * payload.len() } else { payload.len() };
+    seal(&mut frame, stream_bytes, compressed, rows).map_err(|e| e.to_string())?;
+    decode(Buffer::from_vec(frame), schema, rows)
 }
 
 /// Decodes a frame of `rows` rows. Its columns own their buffers; the error says what does not match.

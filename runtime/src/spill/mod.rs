@@ -22,16 +22,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arrow::datatypes::SchemaRef;
-use parking_lot::Mutex;
 
 pub use dir::SpillDir;
 pub use disk::{Disk, DiskFile, FileDisk};
 pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use frame::decode_sealed;
 
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
 use crate::memory::{Account, MemoryPool, Reservation};
 use crate::observe::{DiskSpan, DiskWork, Recorder};
+use crate::sync::Mutex;
 use crate::task::Clock;
 
 /// What tasks wait for whose spilled state is written.

@@ -517,9 +517,6 @@ pub(super) fn pieces(batch: &RecordBatch, bytes: usize) -> impl Iterator<Item = 
 impl Drop for Task {
     fn drop(&mut self) {
         self.parts.account.pool().stop_waiting(&self.parts.waker);
-        if self.parts.holder.requested() > 0 {
-            // Whoever asked must not wait for an answer that never comes.
-            self.parts.account.pool().answered(&self.parts.holder, 0);
-        }
+        self.parts.account.pool().retire(&self.parts.holder);
     }
 }

@@ -1,6 +1,6 @@
 //! What a task shows to the outside while it runs: where it is, what it waits for, what it counts.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::error::Place;
 use crate::metrics::{NodeCounters, TaskCounters, TaskState, add_time};
 use crate::spill;
+use crate::sync::AtomicBool;
 use crate::task::Wait;
 
 /// The public side of a task.

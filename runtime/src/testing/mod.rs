@@ -22,6 +22,7 @@ mod failing;
 mod fork;
 mod gate;
 mod harness;
+pub mod hostile;
 mod leaks;
 mod lone_port;
 mod simulator;

@@ -27,6 +27,7 @@ mod watched;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub(super) use random::Random;
 pub use report::{Counterexample, Report, Run};
 
 use crate::graph::Graph;

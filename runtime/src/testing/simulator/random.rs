@@ -2,19 +2,19 @@
 
 /// Numbers that a seed decides (SplitMix64).
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub(in crate::testing) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::testing) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Another stream of numbers, for a purpose of its own: one that draws more changes no other.
-    pub(super) fn fork(&mut self) -> Self {
+    pub(in crate::testing) fn fork(&mut self) -> Self {
         Self(self.next())
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::testing) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,25 +23,25 @@ impl Random {
     }
 
     /// A number below `end`; 0 if there is none.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(in crate::testing) fn below(&mut self, end: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
     }
 
-    pub(super) fn index(&mut self, length: usize) -> usize {
+    pub(in crate::testing) fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
 
     /// True once in `times`; never if that is 0.
-    pub(super) fn once_in(&mut self, times: u64) -> bool {
+    pub(in crate::testing) fn once_in(&mut self, times: u64) -> bool {
         times > 0 && self.below(times) == 0
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub(in crate::testing) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.index(choices.len())]
     }
 
     /// A number below `2^bits`, as often below 2 as between 2 and 4 or between 4 and 8.
-    pub(super) fn magnitude(&mut self, bits: u64) -> u64 {
+    pub(in crate::testing) fn magnitude(&mut self, bits: u64) -> u64 {
         let bits = self.below(bits + 1);
         self.below(1 << bits)
     }

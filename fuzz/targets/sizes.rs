@@ -1,0 +1,6 @@
+//! See `aqueduct_runtime::testing::hostile::sizes`.
+#![no_main]
+
+use aqueduct_runtime::testing::hostile;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hostile::sizes(data));
