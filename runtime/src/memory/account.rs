@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::{Admission, MemoryPool, row_too_large};
 use crate::error::{OperatorError, Result};
+use crate::failpoint::{self, Point};
 use crate::io::Ticket;
 
 /// What one holder holds of a worker's memory. Clones are the same account.
@@ -169,14 +170,17 @@ impl Account {
         if bytes == 0 {
             return true;
         }
+        failpoint::trips(Point::Reserve);
         let before = self.0.held.fetch_add(bytes, SeqCst);
-        if self.0.pool.0.try_charge(self.beyond(before + bytes) - self.beyond(before)) {
+        let floating = self.beyond(before + bytes) - self.beyond(before);
+        let refused = floating > 0 && failpoint::trips(Point::Grow);
+        if !refused && self.0.pool.0.try_charge(floating) {
             self.0.peak.fetch_max(before + bytes, Relaxed);
             return true;
         }
         // Others may have moved `held` meanwhile: each move pays or gets back its own difference.
         let now = self.0.held.fetch_sub(bytes, SeqCst);
-        let charged_by_add = self.beyond(before + bytes) - self.beyond(before);
+        let charged_by_add = floating;
         let given_back = self.beyond(now) - self.beyond(now - bytes);
         // The charge of the addition was never made, so only the difference is due.
         if given_back > charged_by_add {
