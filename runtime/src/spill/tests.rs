@@ -306,13 +306,14 @@ fn a_backlog_begins_at_half_of_the_workspace_and_lasts_until_a_quarter() {
 }
 
 #[test]
-fn a_folder_that_was_removed_is_an_error_and_no_panic() {
+fn a_folder_that_cannot_be_made_anew_is_an_error_and_no_panic() {
     let Setup { space, parent, .. } = setup(false);
     let batch = all_kinds(0..10);
     let mut open = space.create("open", batch.schema());
     let place = open.append(&batch).expect("queued");
     space.flush_blocking();
     std::fs::remove_dir_all(parent.path()).expect("removed");
+    std::fs::write(parent.path(), "in the way").expect("written");
     // An open file lives on; a new one cannot be made.
     assert_eq!(open.fetch_blocking(place).expect("readable"), batch);
     let mut file = space.create("late", batch.schema());
@@ -321,6 +322,7 @@ fn a_folder_that_was_removed_is_an_error_and_no_panic() {
     for error in [file.append(&batch).expect_err("gone"), file.fetch_blocking(place).expect_err("gone")] {
         assert!(matches!(error, OperatorError::Io { action: "creating", .. }), "{error}");
     }
+    std::fs::remove_file(parent.path()).expect("removed");
 }
 
 #[test]
