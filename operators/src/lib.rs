@@ -13,6 +13,7 @@ mod paths;
 pub mod project;
 pub mod sample;
 pub mod sort;
+mod stamp;
 pub mod store;
 mod target;
 pub mod union;

@@ -115,11 +115,14 @@ impl Cluster {
             std::thread::Builder::new()
                 .name("aq-control".into())
                 .spawn(move || {
-                    let system = System::new();
-                    system.block_on(async move {
+                    // `System::new` would panic where descriptors are short.
+                    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                        Ok(runtime) => runtime,
+                        Err(error) => return drop(handles.send(Err(error))),
+                    };
+                    System::with_tokio_rt(|| runtime).block_on(async move {
                         for _ in 0..total {
-                            // The receiver hears nothing of an arbiter that cannot be started.
-                            let _ = handles.send(Arbiter::new());
+                            let _ = handles.send(Arbiter::try_new());
                         }
                         drop(handles);
                         Control::new(shared).run(receiver).await;
@@ -127,9 +130,13 @@ impl Cluster {
                 })
                 .map_err(failed)?
         };
-        let arbiters: Vec<Arbiter> = arbiters.into_iter().collect();
+        let (arbiters, errors): (Vec<_>, Vec<_>) = arbiters.into_iter().partition(Result::is_ok);
+        let arbiters = arbiters.into_iter().flatten().collect();
         let mut cluster =
             Cluster { shared, control: Some(control), io_threads: Vec::new(), arbiters, next_job: AtomicU64::new(0) };
+        if let Some(error) = errors.into_iter().find_map(Result::err) {
+            return Err(failed(error));
+        }
         if cluster.arbiters.len() < total {
             return Err(ExecutionError::Resource("cannot start the threads of the workers".into()));
         }

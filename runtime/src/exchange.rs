@@ -44,11 +44,12 @@ impl Router {
         })
     }
 
-    /// Receivers that a row goes to.
-    pub(crate) fn copies(&self) -> usize {
+    /// Receivers that rows of one batch, or buffers of it, may go to: texts are not copied when rows are picked.
+    pub(crate) fn receivers(&self) -> usize {
         match self {
             Router::All { targets } => *targets,
-            Router::One(_) | Router::RoundRobin { .. } | Router::Hash(_) => 1,
+            Router::Hash(router) => router.targets,
+            Router::One(_) | Router::RoundRobin { .. } => 1,
         }
     }
 

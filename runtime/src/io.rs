@@ -3,6 +3,7 @@
 //! A step never waits for a disk. It starts the work on an I/O thread, returns the ticket, and is run
 //! again once the ticket is done. A ticket is always completed: dropping its [`Completion`] does it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
@@ -12,6 +13,9 @@ use crossbeam_channel::{Sender, unbounded};
 
 use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicBool, Mutex};
+
+use crate::error::{OperatorError, panic_message};
+use crate::failpoint::{self, Point};
 
 /// Something that a task waits for and that no task of the job has to bring about.
 #[derive(Clone, Debug)]
@@ -194,8 +198,11 @@ impl Io {
         let slot = Arc::new(Mutex::new(None));
         let result = Arc::clone(&slot);
         self.submit(move || {
-            let value = work();
-            *result.lock() = Some(value);
+            let value = catch_unwind(AssertUnwindSafe(|| {
+                failpoint::trips(Point::Work);
+                work()
+            }));
+            *result.lock() = Some(value.map_err(|panic| panic_message(&*panic)));
             drop(completion);
         });
         Pending { ticket, slot }
@@ -221,7 +228,7 @@ impl ByHand {
 #[derive(Debug)]
 pub struct Pending<T> {
     ticket: Ticket,
-    slot: Arc<Mutex<Option<T>>>,
+    slot: Arc<Mutex<Option<Result<T, String>>>>,
 }
 
 impl<T> Pending<T> {
@@ -232,6 +239,31 @@ impl<T> Pending<T> {
 
     /// The result. `None` before the ticket is done, after it was taken, and when the work panicked.
     pub fn take(&mut self) -> Option<T> {
-        self.slot.lock().take()
+        self.slot.lock().take_if(|result| result.is_ok())?.ok()
+    }
+
+    /// What to report once the ticket is done and [`Pending::take`] has nothing: the message of the work's panic.
+    pub fn panicked(&self) -> OperatorError {
+        match &*self.slot.lock() {
+            Some(Err(message)) => OperatorError::new(format!("an I/O thread panicked: {message}")),
+            _ => OperatorError::new("the work of an I/O thread was dropped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_panic_of_a_piece_of_work_is_told_to_who_waits_for_it_and_the_thread_goes_on() {
+        let (io, _) = Io::start("aq-io", 1).expect("a thread");
+        let mut broken = io.run("work", || -> u32 { panic!("no such luck") });
+        broken.ticket().wait();
+        assert_eq!(broken.take(), None);
+        assert_eq!(broken.panicked().to_string(), "an I/O thread panicked: no such luck");
+        let mut good = io.run("work", || 7);
+        good.ticket().wait();
+        assert_eq!(good.take(), Some(7));
     }
 }

@@ -31,6 +31,10 @@ pub mod testing;
 mod actor;
 mod build;
 mod exchange;
+#[cfg(feature = "failpoints")]
+pub mod failpoint;
+#[cfg(not(feature = "failpoints"))]
+mod failpoint;
 mod mailbox;
 #[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
 mod models;

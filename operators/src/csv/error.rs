@@ -122,6 +122,12 @@ pub enum CsvError {
         /// Where it ended.
         expected: u64,
     },
+    /// A file is another one than when the source was opened, or was written to otherwise than at its end.
+    #[error("{}: the file was changed after it was opened; open it again", name(.file))]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 impl From<CsvError> for OperatorError {

@@ -1,6 +1,7 @@
 //! The files of a source: their paths, sizes and compression, and how their text is read.
 //!
-//! Sizes are taken once, when the source is opened: what is written to a file later is not read.
+//! Sizes are taken once, when the source is opened: what is appended to a file later is not read, and any other change
+//! of it is an error.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use aqueduct_runtime::memory::{Account, Reservation};
 use aqueduct_runtime::{OperatorError, Result};
 use flate2::bufread::MultiGzDecoder;
 
+use super::error::CsvError;
 use crate::paths;
+use crate::stamp::{Beginning, Since};
 
 /// Bytes of compressed input that are read at once.
 const INPUT_BYTES: usize = 64 * 1024;
@@ -37,6 +40,7 @@ pub(crate) struct File {
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
     pub(crate) compression: Compression,
+    beginning: Beginning,
 }
 
 impl File {
@@ -50,18 +54,35 @@ impl File {
                 path.join("*.csv").display()
             )));
         }
+        let handle = std::fs::File::open(&path).map_err(failed)?;
+        let beginning = Beginning::of(&handle).map_err(failed)?;
         let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
         let compression = match extension.as_deref() {
             Some("gz" | "gzip") => Compression::Gzip,
             Some("zst" | "zstd") => {
                 let mut head = vec![];
-                let file = std::fs::File::open(&path).map_err(failed)?;
-                file.take(18).read_to_end(&mut head).map_err(failed)?;
+                handle.take(18).read_to_end(&mut head).map_err(failed)?;
                 Compression::Zstd { window_bytes: window_bytes(&head).unwrap_or(1 << 10) }
             }
             _ => Compression::None,
         };
-        Ok(Self { size: metadata.len(), compression, path })
+        Ok(Self { size: beginning.size(), compression, beginning, path })
+    }
+
+    /// Checks after a read through `handle` that it was of the file that was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`CsvError::Shrunk`] or [`CsvError::Changed`].
+    pub(crate) fn check(&self, handle: &std::fs::File) -> Result<()> {
+        let since = self.beginning.since(handle);
+        match since.map_err(|error| OperatorError::io("reading", &self.path, error))? {
+            Since::Kept => Ok(()),
+            Since::Shrunk { size } => {
+                Err(CsvError::Shrunk { file: self.path.clone(), at: size, expected: self.size }.into())
+            }
+            Since::Changed => Err(CsvError::Changed { file: self.path.clone() }.into()),
+        }
     }
 
     /// Heap bytes of the decoder, its input buffer included.
@@ -77,13 +98,31 @@ impl File {
     /// `memory` is asked for what it takes beyond [`File::decoder_bytes`].
     pub(crate) fn text(&self, memory: Option<&Account>) -> Result<Box<dyn Read + Send>> {
         let file = std::fs::File::open(&self.path).map_err(|error| OperatorError::io("reading", &self.path, error))?;
-        let input = BufReader::with_capacity(INPUT_BYTES, file);
+        let left = self.size;
+        let input = BufReader::with_capacity(INPUT_BYTES, Watched { of: self.clone(), file, left });
         Ok(match self.compression {
             Compression::None => Box::new(input.into_inner()),
             Compression::Gzip if self.size == 0 => Box::new(io::empty()),
             Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
             Compression::Zstd { window_bytes } => Box::new(Frames::new(input, window_bytes, memory)),
         })
+    }
+}
+
+/// A file that is read from its beginning, as far as it went when it was opened.
+struct Watched {
+    of: File,
+    file: std::fs::File,
+    left: u64,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let length = self.file.read(&mut buffer[..most])?;
+        self.left -= length as u64;
+        self.of.check(&self.file).map_err(io::Error::other)?;
+        Ok(length)
     }
 }
 
@@ -112,20 +151,20 @@ fn window_bytes(head: &[u8]) -> Option<usize> {
 /// Bytes that tell a frame's window.
 const FRAME_HEADER_BYTES: usize = 18;
 
-type FrameInput = io::Chain<io::Cursor<Vec<u8>>, BufReader<std::fs::File>>;
+type FrameInput = io::Chain<io::Cursor<Vec<u8>>, BufReader<Watched>>;
 
 /// The frames of a zstd file, one behind the other. A frame with a larger window than the first one's is
 /// decoded if memory for it is to be had.
 struct Frames {
     decoder: Option<zstd::stream::read::Decoder<'static, FrameInput>>,
     /// Input behind the last frame, with what was read of it to look at the next one's header.
-    input: Option<(Vec<u8>, BufReader<std::fs::File>)>,
+    input: Option<(Vec<u8>, BufReader<Watched>)>,
     floor_bytes: usize,
     growth: Option<Reservation>,
 }
 
 impl Frames {
-    fn new(input: BufReader<std::fs::File>, floor_bytes: usize, memory: Option<&Account>) -> Self {
+    fn new(input: BufReader<Watched>, floor_bytes: usize, memory: Option<&Account>) -> Self {
         let growth = memory.map(Account::reservation);
         Self { decoder: None, input: Some((vec![], input)), floor_bytes, growth }
     }

@@ -95,7 +95,7 @@ pub(crate) fn poll<T>(mut pending: Pending<T>) -> Result<std::result::Result<T, 
     let done = pending.ticket().is_done();
     match pending.take() {
         Some(value) => Ok(Ok(value)),
-        None if done => Err(OperatorError::new("the work of an I/O thread panicked")),
+        None if done => Err(pending.panicked()),
         None => Ok(Err(pending)),
     }
 }

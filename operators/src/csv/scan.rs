@@ -77,7 +77,8 @@ impl Shared {
             }
             let at = handle.metadata().map_or(offset, |metadata| metadata.len());
             CsvError::Shrunk { file: path.clone(), at, expected: self.files[file].size }.into()
-        })
+        })?;
+        self.files[file].check(&handle)
     }
 
     /// Finds the first record start at or behind `bound` in a file, from a record start before it.

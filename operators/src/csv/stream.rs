@@ -113,7 +113,11 @@ impl Stream {
         self.ahead = Some(self.reader.context.io.run("decoding", move || {
             bytes.resize(HEADROOM_BYTES + piece + PADDING_BYTES, 0);
             let length = read_full(&mut text, &mut bytes[HEADROOM_BYTES..HEADROOM_BYTES + piece])
-                .map_err(|error| OperatorError::io("decoding", &shared.files[file].path, error))?;
+                // What became of the file says more than that it cannot be decoded.
+                .map_err(|error| match error.downcast::<OperatorError>() {
+                    Ok(error) => error,
+                    Err(error) => OperatorError::io("decoding", &shared.files[file].path, error),
+                })?;
             let (from, to) = (HEADROOM_BYTES, HEADROOM_BYTES + length);
             Ok((text, Piece { bytes, from, to, eof: length < piece }))
         }));

@@ -1,9 +1,10 @@
 //! The files of a source: their footers, and handles to read them by.
 //!
-//! A file must be the one whose footer was read: size and time of change are compared whenever it is opened.
+//! A file must be the one whose footer was read: size and time of change are compared whenever it is opened, and after
+//! whatever is read of it.
 
-use std::fs::{File as Handle, Metadata};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::fs::File as Handle;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaD
 
 use super::error::{ParquetFileError, guarded};
 use super::schema::{Described, Mapping, file_schema, unify};
+use crate::stamp::Stamp;
 
 /// One file.
 #[derive(Debug, Clone)]
@@ -24,18 +26,18 @@ pub(crate) struct File {
     stamp: Stamp,
 }
 
-/// What tells one state of a file from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    inode: u64,
-    seconds: i64,
-    nanos: i64,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self { size: metadata.len(), inode: metadata.ino(), seconds: metadata.mtime(), nanos: metadata.mtime_nsec() }
+impl File {
+    /// Checks that `handle` is still of the file whose footer was read.
+    ///
+    /// # Errors
+    ///
+    /// [`ParquetFileError::Changed`].
+    pub(crate) fn check(&self, handle: &Handle) -> Result<()> {
+        let about = handle.metadata().map_err(|error| OperatorError::io("reading", &self.path, error))?;
+        if Stamp::of(&about) != self.stamp {
+            return Err(ParquetFileError::Changed { file: self.path.clone() }.into());
+        }
+        Ok(())
     }
 }
 
@@ -142,9 +144,7 @@ impl Handles {
         let file = &files[index];
         let failed = |error| OperatorError::io("reading", &file.path, error);
         let handle = Handle::open(&file.path).map_err(failed)?;
-        if Stamp::of(&handle.metadata().map_err(failed)?) != file.stamp {
-            return Err(ParquetFileError::Changed { file: file.path.clone() }.into());
-        }
+        file.check(&handle)?;
         let handle = Arc::new(handle);
         *last = Some((index, Arc::clone(&handle)));
         Ok(handle)

@@ -67,7 +67,10 @@ impl Instance {
         let (shared, own, wanted) = (Arc::clone(&self.shared), pot.clone(), rows.clone());
         let pending = self.context.io.run("reading", move || {
             let handle = shared.handles.get(&shared.table.files, file)?;
-            Ok(open(&shared, file, group, wanted, &handle, &own))
+            let opened = open(&shared, file, group, wanted, &handle, &own);
+            // What was left out was left out by what the file says of itself.
+            shared.table.files[file].check(&handle)?;
+            Ok(opened)
         });
         State::Opening(Opening { file, group, rows, pot, pending })
     }

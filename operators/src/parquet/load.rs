@@ -4,7 +4,6 @@
 //! begin in it, before anyone decodes it.
 
 use std::fs::File as Handle;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use aqueduct_runtime::OperatorError;
@@ -15,7 +14,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
 
 use super::error::{ParquetFileError, guarded};
-use super::files::read_at;
+use super::files::{File, Table, read_at};
 use super::header::{HeaderError, PageHeader, PageKind};
 use super::lane::{Decoder, first_levels};
 use super::pot::{Held, Pot};
@@ -106,7 +105,9 @@ pub(crate) enum Stop {
 #[derive(Debug, Clone)]
 pub(crate) struct Loader {
     pub(crate) handle: Arc<Handle>,
-    pub(crate) path: PathBuf,
+    pub(crate) table: Arc<Table>,
+    /// The file's place in the table.
+    pub(crate) index: usize,
     pub(crate) pot: Pot,
     pub(crate) counts: Arc<Counts>,
 }
@@ -290,10 +291,20 @@ pub(crate) fn decoded_dictionary_bytes(chunk: &Chunk, header: &PageHeader) -> us
 }
 
 impl Loader {
+    fn file(&self) -> &File {
+        &self.table.files[self.index]
+    }
+
+    /// Fills `buffer` from `offset`, if the file still is what it was.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Stop> {
+        let read = read_at(&self.handle, &self.file().path, offset, buffer);
+        read.and_then(|()| self.file().check(&self.handle)).map_err(Stop::Failed)
+    }
+
     pub(crate) fn damaged(&self, chunk: &Chunk, reason: String) -> Stop {
         Stop::Failed(
             ParquetFileError::Damaged {
-                file: self.path.clone(),
+                file: self.file().path.clone(),
                 row_group: chunk.row_group,
                 column: Some(chunk.name.clone()),
                 reason,
@@ -314,12 +325,12 @@ impl Loader {
             let length = rest.min(bytes) as usize;
             let parsed = if length <= small.len() {
                 let buffer = &mut small[..length];
-                read_at(&self.handle, &self.path, offset, buffer).map_err(Stop::Failed)?;
+                self.read(offset, buffer)?;
                 PageHeader::parse(buffer)
             } else {
                 let _held = self.pot.take(length).ok_or_else(|| self.short(chunk, length))?;
                 let mut buffer = vec![0; length];
-                read_at(&self.handle, &self.path, offset, &mut buffer).map_err(Stop::Failed)?;
+                self.read(offset, &mut buffer)?;
                 PageHeader::parse(&buffer)
             };
             match parsed {
@@ -343,7 +354,7 @@ impl Loader {
         let held = if ahead { self.pot.take_ahead(bytes) } else { self.pot.take(bytes) };
         let held = held.ok_or_else(|| self.short(chunk, bytes))?;
         let mut buffer = vec![0; header.header_bytes + header.compressed_bytes];
-        read_at(&self.handle, &self.path, offset, &mut buffer).map_err(Stop::Failed)?;
+        self.read(offset, &mut buffer)?;
         Counts::add(&self.counts.pages_read, 1);
         Counts::add(&self.counts.bytes_read, buffer.len() as u64);
         Ok((Bytes::from(buffer), held))

@@ -331,7 +331,8 @@ impl Reading {
         let files = &self.shared.table.files;
         let loader = Loader {
             handle: self.shared.handles.get(files, self.file)?,
-            path: files[self.file].path.clone(),
+            table: Arc::clone(&self.shared.table),
+            index: self.file,
             pot: self.pot.clone(),
             counts: Arc::clone(&self.shared.counts),
         };

@@ -9,7 +9,8 @@ use arrow::record_batch::RecordBatch;
 
 use super::{MAX_QUEUED, Message, Origin, Port, permit_bytes};
 use crate::batch::copied;
-use crate::error::Result;
+use crate::error::{OperatorError, Result};
+use crate::failpoint;
 use crate::io::Ticket;
 use crate::metrics::add_time;
 use crate::planted::{Bug, is_planted};
@@ -75,6 +76,9 @@ impl PortSender {
         let lane = &port.lanes[self.lane];
         if port.is_stopped() {
             return Ok(Sent::Stopped);
+        }
+        if failpoint::trips(failpoint::Point::Send) {
+            return Err(OperatorError::new("failpoint Send"));
         }
         let permit = permit_bytes(&batch);
         // One row larger than the port was planned for: it goes alone, and is paid for by what floats, twice for the

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::{Admission, MemoryPool, row_too_large};
 use crate::error::{OperatorError, Result};
+use crate::failpoint::{self, Point};
 use crate::io::Ticket;
 use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicUsize, Mutex};
@@ -175,13 +176,15 @@ impl Account {
         if bytes == 0 {
             return true;
         }
+        failpoint::trips(Point::Reserve);
         loop {
             let before = self.0.held.load(SeqCst);
             let Some(after) = before.checked_add(bytes) else { return false };
             let due = self.beyond(after) - self.beyond(before);
             // Paid before it is held, and paid back if somebody else was faster: whoever gives back meanwhile never
             // gives the pool bytes that were not charged.
-            if !self.0.pool.0.try_charge(due) {
+            let refused = due > 0 && failpoint::trips(Point::Grow);
+            if refused || !self.0.pool.0.try_charge(due) {
                 return false;
             }
             if self.0.held.compare_exchange(before, after, SeqCst, SeqCst).is_ok() {

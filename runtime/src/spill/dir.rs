@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use parking_lot::Mutex;
+
 use super::disk::{Disk, FileDisk};
 use super::{DiskRecorder, SpillSpace};
 use crate::error::{ExecutionError, OperatorError, Result};
@@ -35,7 +37,7 @@ pub(super) struct DirInner {
     used_bytes: AtomicU64,
     files: AtomicU64,
     /// Holds the lock until the folder is gone. `None` if the folder is nowhere but on a disk of its own.
-    lock: Option<File>,
+    lock: Option<Mutex<File>>,
 }
 
 impl SpillDir {
@@ -77,7 +79,7 @@ impl SpillDir {
             limit_bytes,
             used_bytes: AtomicU64::new(0),
             files: AtomicU64::new(0),
-            lock: Some(lock),
+            lock: Some(Mutex::new(lock)),
         };
         sweep(&parent, &inner.path);
         if on_tmpfs(&inner.path) {
@@ -121,6 +123,39 @@ impl SpillDir {
     pub(super) fn file_path(&self, label: &str) -> PathBuf {
         let label: String = label.chars().take(40).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         self.0.path.join(format!("{}-{label}.arrows", self.0.files.fetch_add(1, Relaxed)))
+    }
+
+    /// Makes the folder anew after somebody has removed it, such as a cleaner of temporary files. `false` if it is there.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; also if something of another user stands in its place.
+    pub(super) fn restore(&self) -> io::Result<bool> {
+        let DirInner { path, lock: Some(lock), .. } = &*self.0 else { return Ok(false) };
+        let lock_path = path.join(LOCK_FILE);
+        let mut lock = lock.lock();
+        if is_at(&lock, &lock_path) {
+            return Ok(false);
+        }
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let found = fs::symlink_metadata(path)?;
+                if !found.is_dir() || found.uid() != lock.metadata()?.uid() {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        // Whoever sweeps between the two steps removes an empty folder: that is this call's error.
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(lock_path)?;
+        made.try_lock()?;
+        *lock = made;
+        tracing::warn!(folder = %path.display(), "the spill folder was removed by somebody and is made anew");
+        Ok(true)
     }
 
     /// Counts `bytes` as used.

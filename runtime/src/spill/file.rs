@@ -4,7 +4,10 @@
 //! whoever fetches it meanwhile gets it from there. Writes go to offsets that were given out by `append`, so
 //! their order does not matter. Once a write has failed the file is broken and says so at every call.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,7 +19,8 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use super::disk::DiskFile;
 use super::{SpillSpace, frame, repeat};
 use crate::batch::batch_bytes;
-use crate::error::{OperatorError, Result};
+use crate::error::{OperatorError, Result, panic_message};
+use crate::failpoint::{self, Point};
 use crate::io::{Pending, Ticket};
 use crate::observe::DiskWork;
 use crate::planted::{Bug, is_planted};
@@ -206,7 +210,7 @@ impl Drop for SpillFile {
         inner.space.give_back(self.bytes);
         if let Handle::Open(file) = handle {
             if let Err(error) = inner.space.disk().remove(&inner.path)
-                && error.kind() != std::io::ErrorKind::NotFound
+                && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(file = %inner.path.display(), %error, "a spill file could not be removed");
             }
@@ -227,7 +231,10 @@ impl FileInner {
             }
         };
         let failed = match frame {
-            Some(frame) => self.write_frame(&frame, offset).err(),
+            // Else the frame would be waited for that nobody writes.
+            Some(frame) => catch_unwind(AssertUnwindSafe(|| self.write_frame(&frame, offset)))
+                .unwrap_or_else(|panic| Err(self.write_panicked(&*panic)))
+                .err(),
             None => None,
         };
         let mut state = self.state.lock();
@@ -248,8 +255,8 @@ impl FileInner {
                 Handle::Open(file) => Arc::clone(file),
                 Handle::Removed => return Ok(()),
                 Handle::Absent => {
-                    let created = self.space.disk().create(&self.path);
-                    let file = created.map_err(|error| OperatorError::io("creating", &self.path, error))?;
+                    let created = self.create().map_err(|error| OperatorError::io("creating", &self.path, error));
+                    let file = created?;
                     *handle = Handle::Open(Arc::clone(&file));
                     file
                 }
@@ -258,8 +265,21 @@ impl FileInner {
         let (bytes, space) = (frame.bytes.len(), &self.space);
         let _span =
             tracing::trace_span!("spill", job = space.inner.job, holder = &*space.holder, offset, bytes).entered();
-        let written = space.recorded(DiskWork::Spill, bytes as u64, || file.write_at(&frame.bytes, offset));
+        let written = space.recorded(DiskWork::Spill, bytes as u64, || {
+            failpoint::check(Point::SpillWrite)?;
+            file.write_at(&frame.bytes, offset)
+        });
         written.map_err(|error| OperatorError::io("writing", &self.path, error))
+    }
+
+    fn create(&self) -> io::Result<Arc<dyn DiskFile>> {
+        failpoint::check(Point::SpillCreate)?;
+        match self.space.disk().create(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.space.dir().restore()? => {
+                self.space.disk().create(&self.path)
+            }
+            created => created,
+        }
     }
 
     /// Reads and decodes one batch, on an I/O thread.
@@ -294,13 +314,20 @@ impl FileInner {
         let length = usize::try_from(batch.length).map_err(OperatorError::other)?;
         let mut bytes = MutableBuffer::from_len_zeroed(length);
         let end = if is_planted(Bug::ShortRead) { length.saturating_sub(8) } else { length };
-        match file.read_at(&mut bytes.as_slice_mut()[..end], batch.offset) {
+        let bytes_read = failpoint::check(Point::SpillRead)
+            .and_then(|()| file.read_at(&mut bytes.as_slice_mut()[..end], batch.offset));
+        match bytes_read {
             Ok(()) => Ok(bytes.into()),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged(batch, "the file ends before the batch does".into()))
             }
             Err(error) => Err(OperatorError::io("reading", &self.path, error)),
         }
+    }
+
+    fn write_panicked(&self, panic: &(dyn Any + Send)) -> OperatorError {
+        let (path, message) = (self.path.display(), panic_message(panic));
+        OperatorError::new(format!("writing {path}: an I/O thread panicked: {message}"))
     }
 
     fn damaged(&self, batch: SpilledBatch, reason: String) -> OperatorError {
@@ -355,12 +382,9 @@ impl Fetch {
         if !self.pending.ticket().is_done() {
             return Ok(Fetched::Blocked(self.pending.ticket().clone()));
         }
-        self.pending.take().map_or_else(
-            || {
-                let reason = "the thread that read it panicked".into();
-                Err(OperatorError::SpillDamaged { path: self.path.clone(), reason })
-            },
-            |read| read.map(Fetched::Ready),
-        )
+        match self.pending.take() {
+            Some(read) => read.map(Fetched::Ready),
+            None => Err(OperatorError::new(format!("reading {}: {}", self.path.display(), self.pending.panicked()))),
+        }
     }
 }

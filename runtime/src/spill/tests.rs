@@ -306,13 +306,14 @@ fn a_backlog_begins_at_half_of_the_workspace_and_lasts_until_a_quarter() {
 }
 
 #[test]
-fn a_folder_that_was_removed_is_an_error_and_no_panic() {
+fn a_folder_that_cannot_be_made_anew_is_an_error_and_no_panic() {
     let Setup { space, parent, .. } = setup(false);
     let batch = all_kinds(0..10);
     let mut open = space.create("open", batch.schema());
     let place = open.append(&batch).expect("queued");
     space.flush_blocking();
     std::fs::remove_dir_all(parent.path()).expect("removed");
+    std::fs::write(parent.path(), "in the way").expect("written");
     // An open file lives on; a new one cannot be made.
     assert_eq!(open.fetch_blocking(place).expect("readable"), batch);
     let mut file = space.create("late", batch.schema());
@@ -321,6 +322,7 @@ fn a_folder_that_was_removed_is_an_error_and_no_panic() {
     for error in [file.append(&batch).expect_err("gone"), file.fetch_blocking(place).expect_err("gone")] {
         assert!(matches!(error, OperatorError::Io { action: "creating", .. }), "{error}");
     }
+    std::fs::remove_file(parent.path()).expect("removed");
 }
 
 #[test]
@@ -391,4 +393,50 @@ fn many_files_written_and_read_by_many_threads_keep_their_rows() {
     });
     space.flush_blocking();
     assert_eq!((pool.charged(), files_under(parent.path())), (0, 0));
+}
+
+/// A disk whose writes panic.
+#[derive(Debug)]
+struct PanickingDisk;
+
+impl Disk for PanickingDisk {
+    fn create(&self, _path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        panic!("no disk at all")
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_write_that_panics_is_an_error_and_nobody_waits_for_its_frame() {
+    let Setup { pool, parent: _parent, space } = setup_on(Arc::new(PanickingDisk), None, false);
+    let batch = all_kinds(0..100);
+    let mut file = space.create("panics", batch.schema());
+    file.append(&batch).expect("queued");
+    space.flush_blocking();
+    for error in [space.check(), file.check()] {
+        let said = error.expect_err("it is not written").to_string();
+        assert!(said.contains("an I/O thread panicked: no disk at all"), "{said}");
+    }
+    drop(file);
+    assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn a_folder_that_somebody_removed_is_made_anew_and_locked() {
+    let Setup { pool: _pool, parent, space } = setup(false);
+    let batch = all_kinds(0..100);
+    std::fs::remove_dir_all(space.dir().path()).expect("removed");
+    let mut file = space.create("again", batch.schema());
+    let place = file.append(&batch).expect("queued");
+    space.flush_blocking();
+    assert_eq!(file.fetch_blocking(place).expect("written"), batch);
+    // Whoever starts next finds it in use.
+    let other = SpillDir::create(Some(parent.path()), None, false).expect("a folder");
+    assert!(space.dir().path().join("lock").exists());
+    let path = space.dir().path().to_path_buf();
+    drop((file, space, other));
+    assert!(!path.exists());
 }

@@ -146,8 +146,8 @@ impl Outputs {
 
     fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
-        let copies = self.edges.iter().filter(|edge| edge.output == output).map(|edge| edge.router.copies());
-        let several = copies.sum::<usize>() > 1 || batch_bytes(batch) > self.batch_bytes;
+        let receivers = self.edges.iter().filter(|edge| edge.output == output).map(|edge| edge.router.receivers());
+        let several = receivers.sum::<usize>() > 1 || batch_bytes(batch) > self.batch_bytes;
         let shared = Shared::default();
         for (index, edge) in self.edges.iter_mut().enumerate().filter(|(_, edge)| edge.output == output) {
             for piece in pieces(batch, self.batch_bytes) {
@@ -312,6 +312,9 @@ impl SinkTail {
 mod tests {
     use std::task::Waker;
 
+    use arrow::array::{ArrayRef, StringViewArray};
+    use arrow::datatypes::SchemaRef;
+
     use super::*;
     use crate::graph::Exchange;
     use crate::mailbox::{Port, PortConfig, Received};
@@ -320,12 +323,16 @@ mod tests {
     use crate::testing::{number_schema, numbers};
 
     fn port(pool: &MemoryPool, hands: &Account) -> Arc<Port> {
+        port_of(pool, hands, number_schema())
+    }
+
+    fn port_of(pool: &MemoryPool, hands: &Account, schema: SchemaRef) -> Arc<Port> {
         Port::new(PortConfig {
             senders: 1,
             ordered: false,
             hazardous: false,
             capacity: 1 << 20,
-            schema: number_schema(),
+            schema,
             accounts: vec![pool.account("lane")],
             hands: Some(hands.clone()),
             spill: SpillSpace::temporary(),
@@ -375,5 +382,34 @@ mod tests {
         let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
         let broadcast = edge(0, &Exchange::Broadcast, &ports);
         check(Outputs::new(vec![broadcast], 1 << 16), &pool, &ports, &hands);
+    }
+
+    /// Picking rows copies views and leaves the texts where they are: for two receivers that is no waste.
+    #[test]
+    fn texts_that_rows_by_hash_share_are_paid_for_by_who_holds_them() {
+        let texts = StringViewArray::from_iter_values((0..1000).map(|n| format!("a text of some length, number {n}")));
+        let batch = RecordBatch::try_from_iter([("t", Arc::new(texts) as ArrayRef)]).expect("a column");
+        let pool = MemoryPool::new(1 << 20);
+        let hands: Vec<Account> = (0..2).map(|n| pool.account(format!("hands {n}"))).collect();
+        let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port_of(&pool, hands, batch.schema())).collect();
+        let senders = ports.iter().enumerate().map(|(index, port)| (index, port.sender(0, Waker::noop().clone())));
+        let router = Router::new(&Exchange::Hash(vec!["t".into()]), &batch.schema(), 0, 2).expect("a router");
+        let edge =
+            OutputEdge { edge: 0, output: 0, ordered: false, router, senders: senders.collect(), forward: false };
+        let mut outputs = Outputs::new(vec![edge], 1 << 16);
+        outputs.push(0, &batch, 0, &mut pool.account("sender").reservation()).expect("pushed");
+        drop(batch);
+        assert!(outputs.flush().expect("no error").is_none());
+        let mut held = ports.iter().map(|port| match port.receiver().receive() {
+            Ok(Received::Batch(batch, _)) => batch,
+            other => panic!("{other:?} is no batch"),
+        });
+        let (one, other) = (held.next().expect("two"), held.next().expect("two"));
+        let needed = |batch| batch_bytes(batch);
+        assert!(hands[0].held() >= needed(&one) && hands[1].held() >= needed(&other), "{hands:?}");
+        drop(other);
+        assert_eq!(hands[1].held(), 0, "what the other holds is not its own");
+        drop(one);
+        assert_eq!(pool.charged(), 0);
     }
 }
