@@ -102,7 +102,8 @@ impl MemoryPool {
 
     /// As [`MemoryPool::admit`], for a job whose floors are at most half of every limit from `half_limit` on.
     pub(crate) fn admit_job(&self, bytes: usize, half_limit: usize) -> Option<Arc<Admission>> {
-        let admission = || Arc::new(Admission { pool: self.clone(), bytes: bytes.into(), half_limit });
+        let admission =
+            || Arc::new(Admission { pool: self.clone(), bytes: bytes.into(), job_bytes: bytes, half_limit });
         self.0.try_charge(bytes).then(admission)
     }
 
@@ -273,6 +274,8 @@ impl PoolInner {
 pub struct Admission {
     pool: MemoryPool,
     bytes: AtomicUsize,
+    /// All floors of the job, those that were split off included.
+    job_bytes: usize,
     /// Of a limit from here on floors take half at the most.
     half_limit: usize,
 }
@@ -283,10 +286,16 @@ impl Admission {
         self.bytes.load(SeqCst)
     }
 
+    /// Bytes of all floors of its job: what was split off is as little to be had as the rest.
+    fn job_bytes(&self) -> usize {
+        self.job_bytes
+    }
+
     /// Makes `bytes` of it an admission of their own, given back on their own.
     pub fn split(&self, bytes: usize) -> Arc<Admission> {
         let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
-        Arc::new(Admission { pool: self.pool.clone(), bytes: taken.into(), half_limit: self.half_limit })
+        let (pool, job_bytes, half_limit) = (self.pool.clone(), self.job_bytes, self.half_limit);
+        Arc::new(Admission { pool, bytes: taken.into(), job_bytes, half_limit })
     }
 
     /// An account whose floor is part of this admission.
