@@ -162,6 +162,20 @@ impl MemoryPool {
         }
     }
 
+    /// Asks the holder at `place` among all of them, counted round, to free `bytes`, whether it holds more than its floor or
+    /// not; nobody, if somebody is asked already.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn ask_one(&self, place: usize, bytes: usize) -> bool {
+        let holders: Vec<_> = self.0.state.lock().holders.iter().filter_map(Weak::upgrade).collect();
+        if holders.is_empty() || holders.iter().any(|holder| holder.request.load(SeqCst) > 0) {
+            return false;
+        }
+        let holder = &holders[place % holders.len()];
+        holder.request.store(bytes.max(1), SeqCst);
+        holder.waker.wake_by_ref();
+        true
+    }
+
     /// Asks again those that had nothing to free when they were asked: what they share may be free by now.
     pub(crate) fn ask_again(&self) {
         let (holders, wanted) = {
