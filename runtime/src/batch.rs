@@ -64,10 +64,26 @@ pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
 
 /// Whether anything but `batch` holds one of its arrays or buffers; also where a batch holds one twice.
 pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
-    let mut shared = batch.columns().iter().any(|column| Arc::strong_count(column) > 1);
+    let mut shared = batch.columns().iter().any(is_shared_array);
     // Held by the array, and by the view of it at hand.
     for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
     shared
+}
+
+/// Whether somebody else has `array`, or an array in it: the values of a dictionary may be in many.
+fn is_shared_array(array: &ArrayRef) -> bool {
+    if Arc::strong_count(array) > 1 {
+        return true;
+    }
+    match array.data_type() {
+        DataType::Dictionary(..) => is_shared_array(array.as_any_dictionary().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().any(is_shared_array),
+        DataType::List(_) => is_shared_array(array.as_list::<i32>().values()),
+        DataType::LargeList(_) => is_shared_array(array.as_list::<i64>().values()),
+        DataType::FixedSizeList(..) => is_shared_array(array.as_fixed_size_list().values()),
+        // What has parts that are not looked into may be shared.
+        kind => kind.is_nested(),
+    }
 }
 
 fn for_each_buffer(batch: &RecordBatch, each: &mut dyn FnMut(&Buffer)) {
@@ -167,6 +183,20 @@ mod tests {
                 assert!(!share_buffers(&copy, &original), "{}", original.column(0).data_type());
             }
         }
+    }
+
+    #[test]
+    fn batches_with_the_same_dictionary_are_shared() {
+        use arrow::datatypes::Int32Type;
+        let texts: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().map(Some).collect();
+        let whole = RecordBatch::try_from_iter([("a", Arc::new(texts) as ArrayRef)]).expect("a column");
+        let alone = copied(&whole);
+        assert!(!is_shared(&alone));
+        let rows = arrow::array::UInt32Array::from(vec![0]);
+        let piece = arrow::compute::take_record_batch(&alone, &rows).expect("a row");
+        assert!(is_shared(&alone) && is_shared(&piece));
+        drop(alone);
+        assert!(!is_shared(&piece));
     }
 
     #[test]
