@@ -17,7 +17,7 @@ use datafusion::execution::context::SessionContext;
 use datafusion::prelude::SessionConfig;
 use tokio::runtime::Runtime;
 
-use crate::query::{Column, Query};
+use crate::query::Query;
 
 /// Larger answers are not compared.
 const MOST_ROWS: usize = 100_000;
@@ -68,7 +68,7 @@ impl Oracle {
             Ok(Ok(Some(batches))) => batches,
         };
         let (schema, batches) = batches;
-        Rows::new(&schema, &batches, &query.columns).map_err(Unanswered::Refused)
+        Rows::new(&schema, &batches, &query.exact).map_err(Unanswered::Refused)
     }
 }
 
@@ -112,19 +112,18 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// The rows of `batches`, whose columns are `columns`.
+    /// The rows of `batches`, of whose columns those in `exact` are to be the same.
     ///
     /// # Errors
     ///
     /// If they are not such columns.
-    pub fn new(schema: &SchemaRef, batches: &[RecordBatch], columns: &[Column]) -> Result<Rows, String> {
-        if schema.fields().len() != columns.len() {
-            return Err(format!("{} columns instead of {}", schema.fields().len(), columns.len()));
+    pub fn new(schema: &SchemaRef, batches: &[RecordBatch], exact: &[bool]) -> Result<Rows, String> {
+        if schema.fields().len() != exact.len() {
+            return Err(format!("{} columns instead of {}", schema.fields().len(), exact.len()));
         }
         let schema = batches.first().map_or_else(|| Arc::clone(schema), RecordBatch::schema);
         let whole = concat_batches(&schema, batches).map_err(|error| error.to_string())?;
-        let exact: Vec<bool> = columns.iter().map(|column| column.exact).collect();
-        let plain = whole.columns().iter().zip(&exact).map(|(column, exact)| plain(column, *exact));
+        let plain = whole.columns().iter().zip(exact).map(|(column, exact)| plain(column, *exact));
         let plain = plain.collect::<Result<Vec<ArrayRef>, _>>()?;
         let fields = plain.iter().enumerate().map(|(at, column)| {
             let (name, kind) = (schema.field(at).name(), column.data_type().clone());
@@ -132,7 +131,7 @@ impl Rows {
         });
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let batch = RecordBatch::try_new(schema, plain).map_err(|error| error.to_string())?;
-        Ok(Rows { batch, exact })
+        Ok(Rows { batch, exact: exact.to_vec() })
     }
 
     /// How many there are.

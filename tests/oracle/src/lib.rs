@@ -12,10 +12,12 @@
 
 pub mod answer;
 pub mod case;
+pub mod clusters;
 pub mod data;
 mod draws;
 pub mod query;
 pub mod search;
+pub mod simulated;
 
 pub use answer::{Oracle, Unanswered};
 pub use case::Case;

@@ -1,7 +1,8 @@
 //! The search: case after case, and of one that fails the simplest that fails the same way.
 //!
 //! `AQUEDUCT_GRAPHS=1000` tries more cases, `AQUEDUCT_GRAPHS=500..1000` those, and `AQUEDUCT_GRAPH=17` one of them, without
-//! shrinking it if `AQUEDUCT_SHRINK=0`.
+//! shrinking it if `AQUEDUCT_SHRINK=0`. `AQUEDUCT_KEEP_GOING` names all that fail, and shrinks none; `AQUEDUCT_SHOW` prints
+//! every query.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,60 +2,12 @@
 //!
 //! `AQUEDUCT_SEEDS` and `AQUEDUCT_SEED` are for the runs of each query.
 
-use aqueduct::prelude::*;
-use aqueduct::runtime::testing::simulate;
-use aqueduct_oracle::answer::Rows;
-use aqueduct_oracle::search::{Failure, Outcome, search};
-use aqueduct_oracle::{Query, Table};
-
-/// The smallest batches of a real plan, which floors count on.
-const PLAN_BATCH_BYTES: usize = 64 << 10;
-
-fn frame(cluster: &LocalCluster, query: &Query) -> aqueduct::Result<Frame> {
-    for Table { name, schema, batches, .. } in &query.tables {
-        cluster.register_table(name.as_str(), &cluster.from_batches(schema.clone(), batches.clone())?)?;
-    }
-    cluster.sql(&query.sql)
-}
-
-fn check(number: u64, query: &Query, expected: &Rows) -> Result<Outcome, Failure> {
-    // What the planner makes of a query depends on the size of the cluster: on whether a side of a join is sent to all.
-    let workers = 1 + (number % 3) as usize * 2;
-    let builder = LocalCluster::builder().workers(workers).memory_limit_bytes(64 << 20).progress(false);
-    let cluster = builder.without_dashboard().start().expect("a cluster");
-    let frame = frame(&cluster, query).map_err(|error| Failure::new("error in planning", error.to_string()))?;
-    match frame.graph() {
-        Ok(_) => {}
-        Err(Error::Unsupported { what }) => return Ok(Outcome::Skipped(format!("unsupported: {what}"))),
-        Err(error) => return Err(Failure::new("error in planning", error.to_string())),
-    }
-    let (columns, expected, ordered) = (query.columns.clone(), expected.clone(), query.ordered);
-    let simulation = simulate(move || frame.graph().expect("it was planned before"));
-    // The oracle's rows are what each run is compared with.
-    let simulation = simulation.seeds(number..number + 1).smallest_batch_bytes(PLAN_BATCH_BYTES).any_rows();
-    let simulation = simulation.with_check(move |run| {
-        let Some(found) = run.result("result") else { return };
-        let rows = Rows::new(&found.schema(), std::slice::from_ref(found), &columns).expect("the query's columns");
-        if let Some(difference) = rows.differ(&expected, ordered) {
-            panic!("{difference}");
-        }
-    });
-    match simulation.find() {
-        Ok(_) => Ok(Outcome::Agreed),
-        Err(found) => {
-            let text = found.to_string();
-            if text.contains("one row or value needs") {
-                return Ok(Outcome::Skipped("a row is larger than the floor".into()));
-            }
-            let rule = text.lines().next().unwrap_or("").split(": ").nth(1).unwrap_or("").to_string();
-            Err(Failure::new(rule, text))
-        }
-    }
-}
+use aqueduct_oracle::search::search;
+use aqueduct_oracle::simulated;
 
 #[test]
 fn random_queries_in_the_simulator_have_datafusions_answers() {
-    let tally = search(25, check);
+    let tally = search(25, simulated::check);
     println!("{tally}");
     assert!(tally.agreed < 20 || tally.skipped() * 5 < tally.agreed, "{tally}");
 }

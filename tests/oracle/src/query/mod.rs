@@ -16,11 +16,10 @@ use crate::draws::Draws;
 
 /// A column of a step.
 #[derive(Debug, Clone)]
-pub struct Column {
+struct Column {
     name: String,
     kind: Kind,
-    /// Whether its values are the same in every order of the input.
-    pub exact: bool,
+    exact: bool,
 }
 
 /// A table or a step.
@@ -37,8 +36,8 @@ pub struct Query {
     pub tables: Vec<Table>,
     /// What is asked.
     pub sql: String,
-    /// The columns of the answer.
-    pub columns: Vec<Column>,
+    /// For each column of the answer, whether its values are the same in every order of the input.
+    pub exact: Vec<bool>,
     /// Whether the rows of the answer come in an order that the query decides in full.
     pub ordered: bool,
     /// Kinds of step.
@@ -67,7 +66,8 @@ impl Query {
         let order: Vec<&str> = last.columns.iter().map(|column| column.name.as_str()).collect();
         let order = if ordered { format!("\norder by {}", order.join(", ")) } else { String::new() };
         let sql = format!("{with}select * from {}{order}", last.name);
-        Query { tables, sql, columns: last.columns, ordered, steps }
+        let exact = last.columns.iter().map(|column| column.exact).collect();
+        Query { tables, sql, exact, ordered, steps }
     }
 }
 
