@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actor::{SystemClock, TaskActor};
+use crate::allocator;
 use crate::build::{WorkerParts, build};
 use crate::config::ClusterConfig;
 use crate::error::{ExecutionError, Place, PlanError, panic_message};
@@ -34,6 +35,8 @@ use crate::watchdog::Watch;
 
 /// How often the watchdog looks.
 const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
+/// At worker limits up to this, what the system's allocator keeps for itself is a good part of the whole.
+const SMALL_LIMIT_BYTES: usize = 32 << 20;
 /// I/O threads of each worker.
 const IO_THREADS: usize = 1;
 /// Threads that start and finish jobs.
@@ -88,6 +91,9 @@ impl Cluster {
             return Err(PlanError::Config(reason.into()).into());
         }
         let failed = |error: std::io::Error| ExecutionError::Resource(format!("cannot start a thread: {error}"));
+        if config.memory_limit_bytes <= SMALL_LIMIT_BYTES {
+            allocator::return_blocks();
+        }
         let spill = SpillDir::create(config.spill_dir.as_deref(), config.spill_limit_bytes, config.spill_compression)?;
         let (commands, receiver) = unbounded_channel();
         let (handles, arbiters) = std::sync::mpsc::channel();
