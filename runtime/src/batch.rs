@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, make_array};
 use arrow::buffer::Buffer;
+use arrow::compute::cast;
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use arrow::record_batch::RecordBatch;
 
@@ -63,10 +64,26 @@ pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
 
 /// Whether anything but `batch` holds one of its arrays or buffers; also where a batch holds one twice.
 pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
-    let mut shared = batch.columns().iter().any(|column| Arc::strong_count(column) > 1);
+    let mut shared = batch.columns().iter().any(is_shared_array);
     // Held by the array, and by the view of it at hand.
     for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
     shared
+}
+
+/// Whether somebody else has `array`, or an array in it: the values of a dictionary may be in many.
+fn is_shared_array(array: &ArrayRef) -> bool {
+    if Arc::strong_count(array) > 1 {
+        return true;
+    }
+    match array.data_type() {
+        DataType::Dictionary(..) => is_shared_array(array.as_any_dictionary().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().any(is_shared_array),
+        DataType::List(_) => is_shared_array(array.as_list::<i32>().values()),
+        DataType::LargeList(_) => is_shared_array(array.as_list::<i64>().values()),
+        DataType::FixedSizeList(..) => is_shared_array(array.as_fixed_size_list().values()),
+        // What has parts that are not looked into may be shared.
+        kind => kind.is_nested(),
+    }
 }
 
 fn for_each_buffer(batch: &RecordBatch, each: &mut dyn FnMut(&Buffer)) {
@@ -89,19 +106,97 @@ pub fn copied_array(array: &ArrayRef) -> ArrayRef {
     match copy.data_type() {
         DataType::Utf8View => Arc::new(copy.as_string_view().gc()),
         DataType::BinaryView => Arc::new(copy.as_binary_view().gc()),
+        DataType::Dictionary(_, values) => copied_dictionary(&copy, values),
+        kind if kind.is_nested() && has_shared_parts(kind) => copied_children(&copy),
         _ => copy,
     }
 }
 
+/// Whether arrays of `kind` have views or dictionaries in them, whose buffers outlive a copy of the array around them.
+fn has_shared_parts(kind: &DataType) -> bool {
+    match kind {
+        DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(..) => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => has_shared_parts(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_shared_parts(field.data_type())),
+        DataType::Union(fields, _) => fields.iter().any(|(_, field)| has_shared_parts(field.data_type())),
+        DataType::RunEndEncoded(_, values) => has_shared_parts(values.data_type()),
+        _ => false,
+    }
+}
+
+/// A dictionary whose keys are its own already, with values that are, too: of many values those that it uses.
+fn copied_dictionary(array: &ArrayRef, values: &DataType) -> ArrayRef {
+    let dictionary = array.as_any_dictionary();
+    if dictionary.values().len() > array.len() {
+        let used = cast(array, values).and_then(|unpacked| cast(&unpacked, array.data_type()));
+        if let Ok(used) = used {
+            return used;
+        }
+    }
+    dictionary.with_values(copied_array(dictionary.values()))
+}
+
+fn copied_children(array: &ArrayRef) -> ArrayRef {
+    let data = array.to_data();
+    let children = data.child_data().iter().map(|child| copied_array(&make_array(child.clone())).to_data());
+    let children = children.collect();
+    let copy = data.into_builder().child_data(children).build();
+    make_array(copy.expect("a copy of a child is as long and of the same type"))
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, StringArray, StringViewArray};
+    use arrow::array::{DictionaryArray, Int64Array, ListBuilder, StringArray, StringViewArray, StringViewBuilder};
+    use arrow::array::{StringDictionaryBuilder, StructArray};
 
     use super::*;
 
     fn batch(columns: [ArrayRef; 2]) -> RecordBatch {
         let [a, b] = columns;
         RecordBatch::try_from_iter([("a", a), ("b", b)]).expect("two columns")
+    }
+
+    #[test]
+    fn a_copy_shares_no_buffer_even_of_a_dictionary_or_inside_a_list() {
+        use arrow::datatypes::Int32Type;
+        let texts: Vec<String> = (0..100).map(|i| format!("a string of more than twelve bytes, number {i}")).collect();
+        let dictionary: DictionaryArray<Int32Type> = texts.iter().map(|text| Some(text.as_str())).collect();
+        let mut few = StringDictionaryBuilder::<Int32Type>::new();
+        (0..100).for_each(|i| few.append_value(&texts[i % 3]));
+        let mut lists = ListBuilder::new(StringViewBuilder::new());
+        texts.iter().for_each(|text| lists.append_value([Some(text.as_str()), None]));
+        let lists: ArrayRef = Arc::new(lists.finish());
+        let pairs = StructArray::from(vec![(
+            Arc::new(arrow::datatypes::Field::new("list", lists.data_type().clone(), true)),
+            Arc::clone(&lists),
+        )]);
+        for array in [Arc::new(dictionary) as ArrayRef, Arc::new(few.finish()), lists, Arc::new(pairs)] {
+            for array in [array.slice(10, 20), array] {
+                let original = RecordBatch::try_from_iter([("a", array)]).expect("a column");
+                let copy = copied(&original);
+                assert_eq!(copy, original);
+                assert!(!share_buffers(&copy, &original), "{}", original.column(0).data_type());
+            }
+        }
+    }
+
+    #[test]
+    fn batches_with_the_same_dictionary_are_shared() {
+        use arrow::datatypes::Int32Type;
+        let texts: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().map(Some).collect();
+        let whole = RecordBatch::try_from_iter([("a", Arc::new(texts) as ArrayRef)]).expect("a column");
+        let alone = copied(&whole);
+        assert!(!is_shared(&alone));
+        let rows = arrow::array::UInt32Array::from(vec![0]);
+        let piece = arrow::compute::take_record_batch(&alone, &rows).expect("a row");
+        assert!(is_shared(&alone) && is_shared(&piece));
+        drop(alone);
+        assert!(!is_shared(&piece));
     }
 
     #[test]

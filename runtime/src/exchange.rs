@@ -6,7 +6,7 @@
 use std::hash::BuildHasher;
 
 use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
-use arrow::compute::take_record_batch;
+use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
@@ -113,35 +113,46 @@ impl HashRouter {
 /// Hashes rows by value.
 pub(crate) struct RowHasher {
     state: FixedState,
-    /// For types without a path of their own.
-    converter: Option<RowConverter>,
+    /// For each column whose type has no path of its own.
+    converters: Vec<Option<RowConverter>>,
 }
 
 impl RowHasher {
     pub(crate) fn new(types: &[DataType]) -> Result<Self> {
-        let converter = if types.iter().all(has_own_path) {
-            None
-        } else {
-            Some(RowConverter::new(types.iter().cloned().map(SortField::new).collect())?)
+        let converter = |kind: &DataType| {
+            let kind = unpacked(kind);
+            let new = || RowConverter::new(vec![SortField::new(kind.clone())]);
+            (!has_own_path(kind)).then(new).transpose()
         };
-        Ok(Self { state: FixedState::with_seed(0x5eed_a90e_d0c7), converter })
+        let converters = types.iter().map(converter).collect::<Result<_, _>>()?;
+        Ok(Self { state: FixedState::with_seed(0x5eed_a90e_d0c7), converters })
     }
 
     /// Leaves one hash per row in `hashes`.
     pub(crate) fn hash(&mut self, columns: &[ArrayRef], rows: usize, hashes: &mut Vec<u64>) -> Result<()> {
         hashes.clear();
         hashes.resize(rows, 0);
-        if let Some(converter) = &self.converter {
-            let converted = converter.convert_columns(columns)?;
-            for (hash, row) in hashes.iter_mut().zip(&converted) {
-                *hash = self.state.hash_one(row.as_ref());
+        for (column, converter) in columns.iter().zip(&self.converters) {
+            let kind = unpacked(column.data_type());
+            let column = if column.data_type() == kind { ArrayRef::clone(column) } else { cast(column, kind)? };
+            match converter {
+                None => hash_column(&self.state, &column, hashes),
+                Some(converter) => {
+                    let converted = converter.convert_columns(std::slice::from_ref(&column))?;
+                    combine(&column, hashes, |row| self.state.hash_one(converted.row(row).as_ref()));
+                }
             }
-            return Ok(());
-        }
-        for column in columns {
-            hash_column(&self.state, column, hashes);
         }
         Ok(())
+    }
+}
+
+/// The type of the values: one side of a join may have packed what is plain on the other.
+fn unpacked(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => unpacked(values),
+        DataType::RunEndEncoded(_, values) => unpacked(values.data_type()),
+        plain => plain,
     }
 }
 
@@ -226,7 +237,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use arrow::array::{Float64Array, Int32Array, Int64Array, StringArray, StringViewArray};
+    use arrow::array::{
+        DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray, StringArray, StringViewArray,
+    };
 
     use super::*;
 
@@ -250,6 +263,23 @@ mod tests {
             .expect("routed");
         assert_eq!(rows, batch.num_rows());
         found
+    }
+
+    #[test]
+    fn packed_values_go_where_plain_ones_go_and_zeros_meet_beside_a_list() {
+        let texts: Vec<String> = (0..200).map(|i| format!("text {i}")).collect();
+        let plain: ArrayRef = Arc::new(StringArray::from_iter_values(&texts));
+        let packed: DictionaryArray<Int32Type> = texts.iter().map(|text| Some(text.as_str())).collect();
+        let targets =
+            |column: ArrayRef| targets_of(&RecordBatch::try_from_iter([("t", column)]).expect("a column"), "t", 16);
+        assert_eq!(targets(plain), targets(Arc::new(packed)));
+
+        let zeros: ArrayRef = Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN]));
+        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)]); 4]);
+        let (columns, mut hashes) = ([zeros, Arc::new(lists) as ArrayRef], Vec::new());
+        let types = columns.each_ref().map(|column| column.data_type().clone());
+        RowHasher::new(&types).expect("a hasher").hash(&columns, 4, &mut hashes).expect("hashed");
+        assert_eq!((hashes[0], hashes[2]), (hashes[1], hashes[3]));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Weak};
 
+use aqueduct_runtime::Graph;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_common::{Column, DataFusionError, Result as QueryResult, ScalarValue, plan_err};
 use datafusion_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
@@ -33,6 +34,7 @@ use crate::cluster::Session;
 use crate::error::{Error, Result, no_such_column, without_context};
 use crate::expr::{IntoExpr, IntoExprs, named};
 use crate::optimize;
+use crate::recursive;
 use crate::stack::on_large_stack;
 
 /// A table that is described and not yet computed.
@@ -78,6 +80,18 @@ impl Frame {
     /// The first step that was wrong.
     pub fn logical_plan(&self) -> Result<LogicalPlan> {
         Ok(self.plan()?.as_ref().clone())
+    }
+
+    /// The graph that a job would run for this frame's rows, planned for its cluster. They are its one result, called
+    /// `result`. Recursive queries are computed first, in jobs of their own.
+    ///
+    /// It may be given to [`Cluster::run`](aqueduct_runtime::Cluster::run), or to the simulator.
+    ///
+    /// # Errors
+    ///
+    /// The first step that was wrong, or what the planner cannot do.
+    pub fn graph(&self) -> Result<Graph> {
+        Ok(recursive::settled(self)?.planned()?.graph)
     }
 
     /// The plan after the optimiser: what is turned into a graph.

@@ -31,7 +31,8 @@ impl Planner {
         plan.aggr_expr.iter().try_for_each(supported)?;
         let aggregates = plan.aggr_expr.iter().zip(results).map(|(expr, field)| {
             let context = PhysicalPlanningContext::default();
-            let lowered = LoweredAggregateBuilder::new(expr, rows, &input.schema, &self.props, &context)
+            let expr = ordered_once(expr);
+            let lowered = LoweredAggregateBuilder::new(&expr, rows, &input.schema, &self.props, &context)
                 .with_name(field.name())
                 .build()?;
             Ok((lowered.aggregate, lowered.filter))
@@ -96,6 +97,25 @@ impl Planner {
         let keys = exprs.into_iter().zip(fields);
         keys.map(|(expr, field)| Ok((self.expression(expr, input)?, field.name().clone()))).collect()
     }
+}
+
+/// An aggregate whose order names each key once: what a key has settled, it cannot settle again. DataFusion's accumulators
+/// leave out the second one and go on counting on it.
+fn ordered_once(expr: &Expr) -> Expr {
+    let mut expr = expr.clone();
+    let mut bare = &mut expr;
+    while let Expr::Alias(alias) = bare {
+        bare = &mut alias.expr;
+    }
+    if let Expr::AggregateFunction(function) = bare {
+        let keys = std::mem::take(&mut function.params.order_by);
+        for key in keys {
+            if function.params.order_by.iter().all(|known| known.expr != key.expr) {
+                function.params.order_by.push(key);
+            }
+        }
+    }
+    expr
 }
 
 /// For each set whether it has each of the keys.

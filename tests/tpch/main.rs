@@ -1,5 +1,6 @@
 //! The 22 queries of TPC-H at scale factor 0.01, against DuckDB's answers, value by value: without a limit, at two
-//! workers of 128 MB, and at the smallest limit that admission accepts.
+//! workers of 128 MB, and at the smallest limit that admission accepts, there with memory asked back at random moments, too:
+//! `AQUEDUCT_SEEDS` says for how many seeds.
 //!
 //! `bench/src/bin/tpch.rs` does the same at scale factor 1 and above, and prints what it takes.
 
@@ -9,6 +10,7 @@ use aqueduct::prelude::*;
 use aqueduct::runtime::PlanError;
 use aqueduct::runtime::allocator::{self, CountingAllocator};
 use aqueduct::runtime::metrics::JobMetrics;
+use aqueduct::runtime::testing::ForcedReclaim;
 use aqueduct_tpch::{Answer, QUERIES, Query, Table};
 use arrow::array::RecordBatch;
 
@@ -41,7 +43,10 @@ fn cluster(limit_bytes: Option<usize>) -> LocalCluster {
 
 /// Runs a query, compares its rows with the answer, and gives what the job has counted.
 fn run(query: &Query, limit_bytes: Option<usize>) -> aqueduct::Result<JobMetrics> {
-    let cluster = cluster(limit_bytes);
+    run_on(&cluster(limit_bytes), query)
+}
+
+fn run_on(cluster: &LocalCluster, query: &Query) -> aqueduct::Result<JobMetrics> {
     let mut rows = cluster.sql(query.sql)?.stream()?;
     allocator::reset_peak();
     let batches = rows.by_ref().collect::<aqueduct::Result<Vec<RecordBatch>>>()?;
@@ -97,6 +102,18 @@ fn at_the_smallest_limit(query: &Query) {
     assert!(peak <= bound, "{peak} bytes at two times {limit_bytes}");
 }
 
+/// At the smallest limit, with memory asked back all the time.
+fn with_memory_asked_back_at_random(query: &Query) {
+    let seeds = std::env::var("AQUEDUCT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1);
+    let limit_bytes = smallest_limit(query);
+    for seed in 0..seeds {
+        let cluster = cluster(Some(limit_bytes));
+        let forced = ForcedReclaim::start(&cluster, seed);
+        run_on(&cluster, query).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(forced.requests() > 0, "nobody was asked");
+    }
+}
+
 macro_rules! queries {
     ($($name:ident: $number:literal),*) => {
         $(mod $name {
@@ -113,6 +130,11 @@ macro_rules! queries {
             #[test]
             fn answers_as_duckdb_at_the_smallest_limit_that_is_admitted() {
                 super::at_the_smallest_limit(&super::QUERIES[$number - 1]);
+            }
+
+            #[test]
+            fn answers_as_duckdb_with_memory_asked_back_at_random() {
+                super::with_memory_asked_back_at_random(&super::QUERIES[$number - 1]);
             }
         })*
     };

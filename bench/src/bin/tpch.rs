@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! cargo run --release -p aqueduct-bench --bin tpch -- DIR [-s SCALE] [--memory-limit SIZE|floor] [--queries 1,9,18]
-//!     [--rounds N] [--workers 2] [--threads-per-worker 1]
+//!     [--rounds N] [--workers 2] [--threads-per-worker 1] [--reclaim-seeds N]
 //! ```
+//!
+//! With `--memory-limit floor --reclaim-seeds 50` each query runs 50 times at its smallest limit, and all the time some
+//! task is asked to free memory, at moments that the seed draws.
 //!
 //! The tables are made in DIR if they are not there. Answers are in `tests/golden/tpch`, for scale factors 0.01 and 1;
 //! at others a result is not compared, and its rows are counted. Each query has a cluster of its own.
@@ -26,6 +29,7 @@ use std::time::Instant;
 use aqueduct::prelude::*;
 use aqueduct::runtime::allocator::{self, CountingAllocator};
 use aqueduct::runtime::metrics::JobMetrics;
+use aqueduct::runtime::testing::ForcedReclaim;
 use aqueduct::runtime::{PlanError, parse_bytes};
 use aqueduct_tpch::{Answer, QUERIES, Query, Table, write_parquet};
 use arrow::array::RecordBatch;
@@ -51,6 +55,9 @@ struct Options {
     /// How often each runs
     #[arg(long, default_value_t = 1)]
     rounds: usize,
+    /// Runs each as often, with memory asked back at moments that the number of the run draws
+    #[arg(long, value_name = "N")]
+    reclaim_seeds: Option<usize>,
     /// Workers
     #[arg(long, default_value_t = 2)]
     workers: usize,
@@ -92,6 +99,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     println!("{total_seconds:.3} seconds in all; {failed} went wrong");
+    if let Some(seeds) = options.reclaim_seeds {
+        let queries = QUERIES.iter().filter(wanted).count();
+        println!("{} of {queries} queries right over {seeds} seeds of forced reclaim", queries - failed);
+    }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -102,8 +113,9 @@ fn report(query: &Query, options: &Options) -> Result<(f64, bool), Box<dyn Error
         "floor" => floor_bytes,
         size => parse_bytes(size)?,
     };
-    let rounds = options.rounds.max(1);
-    let runs = (0..rounds).map(|_| run(query, options, limit_bytes)).collect::<Result<Vec<_>, _>>()?;
+    let rounds = options.reclaim_seeds.unwrap_or(options.rounds).max(1);
+    let runs =
+        (0..rounds).map(|round| run(query, options, limit_bytes, round as u64)).collect::<Result<Vec<_>, _>>()?;
     let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
     seconds.sort_by(f64::total_cmp);
     let seconds = seconds[seconds.len() / 2];
@@ -159,8 +171,9 @@ fn floor_bytes(query: &Query, options: &Options) -> aqueduct::Result<usize> {
     }
 }
 
-fn run(query: &Query, options: &Options, limit_bytes: usize) -> Result<Run, Box<dyn Error>> {
+fn run(query: &Query, options: &Options, limit_bytes: usize, seed: u64) -> Result<Run, Box<dyn Error>> {
     let cluster = cluster(options, limit_bytes)?;
+    let _forced = options.reclaim_seeds.map(|_| ForcedReclaim::start(&cluster, seed));
     // Writing 5 begins a new peak of the resident set, where the system lets us.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     allocator::reset_peak();

@@ -115,7 +115,7 @@ impl Account {
 
     /// Bytes that it could hold if no other job held any, and no account of its own job more than its floor.
     pub fn most(&self) -> usize {
-        let floors = self.0.admission.as_ref().map_or(0, |admission| admission.bytes());
+        let floors = self.0.admission.as_ref().map_or(0, |admission| admission.job_bytes());
         self.floor() + self.pool().limit().saturating_sub(floors)
     }
 

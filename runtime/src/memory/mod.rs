@@ -107,7 +107,8 @@ impl MemoryPool {
 
     /// As [`MemoryPool::admit`], for the job of this number whose floors are at most half of every limit from `half_limit` on.
     pub(crate) fn admit_job(&self, job: Option<u64>, bytes: usize, half_limit: usize) -> Option<Arc<Admission>> {
-        let admission = || Arc::new(Admission { pool: self.clone(), job, bytes: bytes.into(), half_limit });
+        let admission =
+            || Arc::new(Admission { pool: self.clone(), job, bytes: bytes.into(), job_bytes: bytes, half_limit });
         self.0.try_charge(bytes).then(admission)
     }
 
@@ -178,6 +179,27 @@ impl MemoryPool {
     /// What was done about a lack of memory here.
     pub(crate) fn log(&self) -> &MemoryLog {
         &self.0.log
+    }
+
+    /// Asks the holder at `place` among all of them, counted round, to free `bytes`, whether it holds more than its floor or
+    /// not; nobody, if somebody is asked already.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn ask_one(&self, place: usize, bytes: usize) -> bool {
+        // Dropped after the lock, and asked under it, as in `reclaim`.
+        let holders: Vec<_>;
+        let asked = {
+            let state = self.0.state.lock();
+            holders = state.holders.iter().filter_map(Weak::upgrade).collect();
+            if holders.is_empty() || holders.iter().any(|holder| holder.request.load(SeqCst) > 0) {
+                return false;
+            }
+            let holder = &holders[place % holders.len()];
+            *holder.asked.lock() = holder.largest();
+            holder.request.store(bytes.max(1), SeqCst);
+            holder
+        };
+        asked.waker.wake_by_ref();
+        true
     }
 
     /// Asks again those that had nothing to free when they were asked: what they share may be free by now.
@@ -306,6 +328,8 @@ pub struct Admission {
     /// Whose they are.
     job: Option<u64>,
     bytes: AtomicUsize,
+    /// All floors of the job, those that were split off included.
+    job_bytes: usize,
     /// Of a limit from here on floors take half at the most.
     half_limit: usize,
 }
@@ -316,11 +340,16 @@ impl Admission {
         self.bytes.load(SeqCst)
     }
 
+    /// Bytes of all floors of its job: what was split off is as little to be had as the rest.
+    fn job_bytes(&self) -> usize {
+        self.job_bytes
+    }
+
     /// Makes `bytes` of it an admission of their own, given back on their own.
     pub fn split(&self, bytes: usize) -> Arc<Admission> {
         let taken = self.bytes.fetch_update(SeqCst, SeqCst, |all| all.checked_sub(bytes)).map_or(0, |_| bytes);
-        let (pool, job) = (self.pool.clone(), self.job);
-        Arc::new(Admission { pool, job, bytes: taken.into(), half_limit: self.half_limit })
+        let (pool, job, job_bytes, half_limit) = (self.pool.clone(), self.job, self.job_bytes, self.half_limit);
+        Arc::new(Admission { pool, job, bytes: taken.into(), job_bytes, half_limit })
     }
 
     /// An account whose floor is part of this admission.

@@ -31,6 +31,18 @@ fn an_account_always_grows_to_its_floor_and_then_floats() {
 }
 
 #[test]
+fn nobody_waits_for_floors_that_were_split_off() {
+    let pool = MemoryPool::new(1000);
+    let admission = pool.admit(900).expect("fits");
+    let account = admission.account("state", 400);
+    let results = admission.split(300);
+    assert_eq!((account.most(), results.bytes()), (500, 300));
+    let held = account.try_reserve(500).expect("the floor and all that floats");
+    assert!(matches!(account.wait_for(1), Err(OperatorError::RowTooLarge { needed_bytes: 501, .. })));
+    drop(held);
+}
+
+#[test]
 fn a_part_of_an_account_keeps_its_floor_whatever_the_others_hold() {
     let pool = MemoryPool::new(1000);
     let admission = pool.admit(400).expect("fits");

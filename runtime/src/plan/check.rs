@@ -43,7 +43,7 @@ pub(super) fn nodes(graph: &Graph, arbiters: usize, per_arbiter: usize) -> Resul
             NodeKind::Sink(_) | NodeKind::Result => inputs.clone(),
         };
         let partitions = partitions(node, &nodes, arbiters, per_arbiter, most[index]).map_err(wrong)?;
-        let name = unique(&node.name, index, &nodes);
+        let name = unique(&node.name, index, nodes.iter().map(|node| &node.name));
         nodes.push(PlanNode { name, kind: node.kind.clone(), inputs, outputs, partitions });
     }
     for (node, used) in nodes.iter().zip(&used) {
@@ -174,9 +174,9 @@ fn partitions(
 }
 
 /// Names are unique in plans, metrics and errors: a second `filter` becomes `filter 2`.
-fn unique(name: &Arc<str>, index: usize, nodes: &[PlanNode]) -> Arc<str> {
+pub(crate) fn unique<'a>(name: &Arc<str>, index: usize, names: impl Iterator<Item = &'a Arc<str>> + Clone) -> Arc<str> {
     let name: Arc<str> = if name.is_empty() { format!("node {index}").into() } else { Arc::clone(name) };
-    let taken = |candidate: &str| nodes.iter().any(|node| &*node.name == candidate);
+    let taken = |candidate: &str| names.clone().any(|name| &**name == candidate);
     if !taken(&name) {
         return name;
     }

@@ -10,6 +10,8 @@
 //! explain text.
 
 mod check;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use check::unique;
 mod explain;
 mod floors;
 mod hazards;

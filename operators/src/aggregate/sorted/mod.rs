@@ -132,6 +132,7 @@ impl OperatorSpec for SortedAggregate {
             + vec_bytes(batch_bytes)
             + self.aggregate.group_bytes()
             + zipped
+            + self.list_bytes(batch_bytes)
     }
 
     fn detail(&self) -> String {
@@ -146,6 +147,12 @@ impl SortedAggregate {
         }
         let expected = &self.layout.schema;
         Err(OperatorError::new(format!("the aggregation was planned over {expected} and its input has {found}")))
+    }
+
+    /// Bytes of lists that are paid for before they are made: of values that any other operator would take at its floor.
+    fn list_bytes(&self, batch_bytes: usize) -> usize {
+        let lists = self.layout.lanes.iter().flat_map(|lane| &lane.functions).any(|function| function.lists);
+        if lists { 2 * batch_bytes } else { 0 }
     }
 
     /// Bytes of results before they are emitted.

@@ -115,15 +115,21 @@ impl Simulation {
         Self { faults: false, ..self }
     }
 
+    /// Has `check` called for each job of each run that ended, well or not. If it panics, a rule is broken.
+    #[must_use]
+    pub fn with_check(mut self, check: impl Fn(&Run) + 'static) -> Self {
+        self.setup.check = Box::new(check);
+        self
+    }
+
     /// Tries all seeds, and calls `check` for each job of each run that ended, well or not.
     ///
     /// # Panics
     ///
     /// At the first seed that breaks a rule or at which `check` panics, with its [`Counterexample`].
     #[track_caller]
-    pub fn check(mut self, check: impl Fn(&Run) + 'static) -> Report {
-        self.setup.check = Box::new(check);
-        match self.find() {
+    pub fn check(self, check: impl Fn(&Run) + 'static) -> Report {
+        match self.with_check(check).find() {
             Ok(report) => report,
             Err(counterexample) => panic!("{counterexample}"),
         }

@@ -17,6 +17,7 @@ use super::scenario::Fault;
 use crate::error::{OperatorError, Result};
 use crate::graph::{Graph, NodeKind};
 use crate::io::{Io, Ticket};
+use crate::plan::unique;
 
 /// What the instances of a run share: faults to strike, and what has happened.
 #[derive(Debug)]
@@ -193,7 +194,11 @@ pub(in crate::testing::simulator) struct Record {
 /// `graph`, watched, as job number `job`.
 pub(in crate::testing::simulator) fn watch(mut graph: Graph, world: &Arc<World>, job: usize) -> (Graph, Records) {
     let records = Records::default();
+    let mut names: Vec<Arc<str>> = Vec::new();
     for (index, node) in graph.nodes.iter_mut().enumerate() {
+        // As errors will name it: several nodes may have been given the same name.
+        node.name = unique(&node.name, index, names.iter());
+        names.push(Arc::clone(&node.name));
         let site = Site { world: Arc::clone(world), job, index, node: Arc::clone(&node.name), partition: None };
         node.kind = match &node.kind {
             NodeKind::Source(spec) => NodeKind::Source(Arc::new(source::Watched::new(Arc::clone(spec), site))),
