@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use aqueduct::operators::range;
 use aqueduct::prelude::*;
+use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -38,7 +39,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
         attributes.record(&mut fields);
         let parent = context.span(id).and_then(|span| span.parent()).map(|parent| parent.name().to_string());
         let (name, level) = (attributes.metadata().name().into(), *attributes.metadata().level());
-        self.0.lock().expect("no panic").0.push(Seen { name, level, parent, fields: fields.0 });
+        self.0.lock().0.push(Seen { name, level, parent, fields: fields.0 });
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
@@ -47,7 +48,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collector {
         let parent = context.event_span(event).map(|span| span.name().to_string());
         let name = fields.0.get("message").cloned().unwrap_or_default();
         let seen = Seen { name, level: *event.metadata().level(), parent, fields: fields.0 };
-        self.0.lock().expect("no panic").1.push(seen);
+        self.0.lock().1.push(seen);
     }
 }
 
@@ -74,7 +75,7 @@ fn job_task_step_spill_and_read_have_spans_and_an_error_says_where() {
     assert!(metrics.nodes.iter().any(|node| node.spilled_bytes > 0), "it spills");
     drop(rows);
 
-    let (seen, _) = collector.0.lock().expect("no panic").clone();
+    let (seen, _) = collector.0.lock().clone();
     let job = spans(&seen, "job");
     assert_eq!(job.len(), 1);
     assert_eq!((job[0].level, field(&job[0], "job"), &job[0].parent), (Level::INFO, &*id, &None));
@@ -104,7 +105,7 @@ fn job_task_step_spill_and_read_have_spans_and_an_error_says_where() {
         (0..50_000).map(|row| if row == 49_000 { "oops\n".into() } else { format!("{row}\n") }).collect();
     std::fs::write(&path, format!("n\n{text}")).expect("there is room");
     let error = cluster.read_csv(&path).and_then(|rows| rows.count()).expect_err("no number").to_string();
-    let (_, events) = collector.0.lock().expect("no panic").clone();
+    let (_, events) = collector.0.lock().clone();
     let failed: Vec<_> = events.iter().filter(|event| event.level == Level::ERROR).collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!((&*failed[0].name, failed[0].parent.as_deref()), ("job failed", Some("job")));

@@ -1,6 +1,7 @@
 //! What pages and programs are shown: plain data, made of what an observer sees. Times are seconds or, of a clock,
 //! milliseconds since 1970.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use aqueduct_runtime::Observer;
@@ -310,18 +311,20 @@ fn senders(shape: &PlanShape, node: usize) -> f64 {
 /// For each node the share of the time of its threads that it is busy, and of the time for each partition.
 fn busy(window: &JobMetrics) -> Vec<(f64, Vec<f64>)> {
     // In one pass: a graph may have thousands of tasks.
-    let mut nodes: Vec<(Vec<(usize, usize)>, Vec<f64>)> = vec![Default::default(); window.nodes.len()];
+    #[derive(Default)]
+    struct Node {
+        threads: BTreeSet<(usize, usize)>,
+        shares: Vec<f64>,
+    }
+    let mut nodes: Vec<_> = window.nodes.iter().map(|_| Node::default()).collect();
     for task in &window.tasks {
         for share in &task.nodes {
-            let Some((threads, shares)) = nodes.get_mut(share.node) else { continue };
-            if !threads.contains(&(task.worker, task.thread)) {
-                threads.push((task.worker, task.thread));
-            }
-            shares.push(share.busy.as_secs_f64() / seconds(window.elapsed));
+            let Some(node) = nodes.get_mut(share.node) else { continue };
+            node.threads.insert((task.worker, task.thread));
+            node.shares.push(share.busy.as_secs_f64() / seconds(window.elapsed));
         }
     }
-    let share =
-        |(threads, shares): (Vec<_>, Vec<f64>)| (shares.iter().sum::<f64>() / threads.len().max(1) as f64, shares);
+    let share = |node: Node| (node.shares.iter().sum::<f64>() / node.threads.len().max(1) as f64, node.shares);
     nodes.into_iter().map(share).collect()
 }
 

@@ -18,8 +18,8 @@ fn resident_bytes() -> usize {
 }
 
 // A small block after each large one keeps the heap from shrinking at its end.
-fn allocate_and_free() -> Vec<Box<[u8; 64]>> {
-    let (large, small): (Vec<_>, Vec<_>) = (0..BLOCKS).map(|_| (vec![1_u8; BLOCK_BYTES], Box::new([1_u8; 64]))).unzip();
+fn allocate_and_free() -> Vec<Vec<u8>> {
+    let (large, small): (Vec<_>, Vec<_>) = (0..BLOCKS).map(|_| (vec![1_u8; BLOCK_BYTES], vec![1_u8; 64])).unzip();
     drop(large);
     small
 }

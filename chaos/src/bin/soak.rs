@@ -5,7 +5,6 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use aqueduct::arrow::array::AsArray;
@@ -15,6 +14,7 @@ use aqueduct::prelude::*;
 use aqueduct::runtime::ExecutionError;
 use aqueduct_chaos::{Figures, Random, slope, spill_files};
 use clap::Parser;
+use parking_lot::RwLock;
 
 /// Jobs that run at once.
 const THREADS: u64 = 3;
@@ -110,7 +110,7 @@ fn run(arguments: &Arguments, length: Duration) -> aqueduct::Result<bool> {
                 std::thread::park_timeout((until - start.elapsed().min(until)).min(Duration::from_millis(50)));
             }
             // Between jobs: what runs goes up and down, what is left must not.
-            let turn = pause.write().unwrap_or_else(PoisonError::into_inner);
+            let turn = pause.write();
             if let Err(held) = at_rest(&cluster) {
                 over.store(true, Relaxed);
                 return Some(held);
@@ -205,7 +205,7 @@ fn work(
     mut random: Random,
 ) -> Option<String> {
     while !over.load(Relaxed) {
-        let _turn = pause.read().unwrap_or_else(PoisonError::into_inner);
+        let _turn = pause.read();
         if let Err(wrong) = one(cluster, ends, path, &mut random) {
             return Some(wrong);
         }

@@ -23,14 +23,16 @@ fn start(folder: &Path, format: &str) -> (Child, Receiver<i64>) {
     let mut victim = victim.spawn().expect("it starts");
     let output = BufReader::new(victim.stdout.take().expect("a pipe"));
     let (sender, rounds) = channel();
-    std::thread::spawn(move || {
+    let reader = std::thread::Builder::new().name("aq-victim-output".into());
+    let read = move || {
         for line in output.lines().map_while(Result::ok) {
             let round = line.strip_prefix("round ").and_then(|round| round.parse().ok());
             if round.is_some_and(|round| sender.send(round).is_err()) {
                 return;
             }
         }
-    });
+    };
+    reader.spawn(read).expect("a thread");
     (victim, rounds)
 }
 

@@ -142,7 +142,7 @@ impl Files {
         let mut rows = frame.stream().expect("a job");
         let (mut next, mut error) = (0, None);
         let mut made = before;
-        while let Some(batch) = rows.next() {
+        for batch in rows.by_ref() {
             match batch {
                 Ok(batch) => {
                     let (n, m) =

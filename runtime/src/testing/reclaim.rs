@@ -52,6 +52,7 @@ impl Drop for ForcedReclaim {
     fn drop(&mut self) {
         self.ends.store(true, Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // It has no reason to panic, and a test that ends with a panic already is not to end with two.
             let _ = thread.join();
         }
@@ -71,6 +72,7 @@ fn ask(pools: &[MemoryPool], seed: u64, ends: &AtomicBool, requests: &AtomicU64)
         let bytes = 1 + below(1 + most);
         let place = below(1 << 20) as usize;
         requests.fetch_add(u64::from(pool.ask_one(place, bytes as usize)), Relaxed);
-        std::thread::sleep(Duration::from_micros(PAUSE_US.0 + below(PAUSE_US.1 - PAUSE_US.0)));
+        // Until the next moment, or the end of it.
+        std::thread::park_timeout(Duration::from_micros(PAUSE_US.0 + below(PAUSE_US.1 - PAUSE_US.0)));
     }
 }

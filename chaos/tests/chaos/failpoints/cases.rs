@@ -16,10 +16,12 @@ const ROWS: u64 = 12_000;
 const FEW_ROWS: u64 = 2_000;
 const BATCH_ROWS: u64 = 500;
 
+type Run = dyn Fn(&Tables) -> aqueduct::Result<Digest> + Send + Sync;
+
 /// A job: what it is called, and how it is run.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    pub(crate) run: Box<dyn Fn(&Tables) -> aqueduct::Result<Digest> + Send + Sync>,
+    pub(crate) run: Box<Run>,
 }
 
 /// The tables that jobs read, in one cluster.
