@@ -8,11 +8,6 @@ fn damaged_spill_files_are_errors() {
 }
 
 #[test]
-fn frames_of_nonsense_are_errors() {
-    replay("spill_frame", hostile::spill_frame);
-}
-
-#[test]
 fn what_is_decoded_can_be_encoded() {
     replay("encoded", hostile::encoded);
 }

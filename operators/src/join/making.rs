@@ -21,6 +21,9 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Rows whose slots are read before any is written, so that the processor waits for many of them at once.
 const TOUCHED_ROWS: usize = 64;
 
+/// Rows that are linked in about the time that the system takes to hand out a page.
+const ROWS_OF_A_PAGE: usize = 8;
+
 /// A table that is being made.
 pub(super) struct Making {
     home: Home,
@@ -154,6 +157,8 @@ fn concatenated(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<RecordBat
 /// Fills the slots and chains, from the last row to the first, so that chains are in order.
 struct Linker {
     slots: Slots,
+    /// Pages of `slots` that were written to.
+    pages: usize,
     next: Vec<u32>,
     several: bool,
     shift: u32,
@@ -171,11 +176,17 @@ impl Linker {
             _ => Slots::Tagged(vec![0; Slots::count(rows)]),
         };
         let next = vec![END; rows];
-        Self { slots, next, several: false, shift, chunk: keys.len(), left: 0, hashes: Vec::new() }
+        Self { slots, pages: 0, next, several: false, shift, chunk: keys.len(), left: 0, hashes: Vec::new() }
     }
 
     /// Goes on with as many rows as `most` says, which are taken from it; whether all are done.
     fn link(&mut self, keys: &[Keys], most: &mut usize) -> bool {
+        while self.slots.write_page(self.pages) {
+            self.pages += 1;
+            if spent(most, ROWS_OF_A_PAGE) {
+                return false;
+            }
+        }
         loop {
             if self.left == 0 {
                 let Some(chunk) = self.chunk.checked_sub(1) else { return true };

@@ -7,6 +7,8 @@
 //! id = bucket << 32 | row          row of a bucket = chunk << shift | row of a chunk
 //! ```
 
+use std::hint::black_box;
+
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::memory::Reservation;
 use arrow::array::BinaryViewArray;
@@ -26,6 +28,9 @@ pub(super) const LATER: Id = u64::MAX - 1;
 
 /// The end of a chain.
 pub(super) const END: u32 = u32::MAX;
+
+/// Of memory, as the system hands it out; where its pages are larger, each is written more than once.
+const PAGE_BYTES: usize = 4096;
 
 pub(super) fn id(bucket: usize, row: u32) -> Id {
     (bucket as u64) << 32 | u64::from(row)
@@ -164,6 +169,20 @@ impl Slots {
         }
     }
 
+    /// Writes to page `page` of empty slots, if there is one. A page that is read before it is written is mapped twice, and the
+    /// second time all threads of the process are interrupted.
+    pub(super) fn write_page(&mut self, page: usize) -> bool {
+        fn write<T: Default>(slots: &mut [T], page: usize) -> bool {
+            let slot = slots.get_mut(page * (PAGE_BYTES / size_of::<T>()));
+            slot.map(|slot| *slot = black_box(T::default())).is_some()
+        }
+        match self {
+            Slots::None => false,
+            Slots::Tagged(slots) => write(slots, page),
+            Slots::Words(slots) => write(slots, page),
+        }
+    }
+
     /// Reads the slots of these hashes, so that they are near when they are needed.
     pub(super) fn touch(&self, hashes: &[u64]) {
         let mut seen = 0;
@@ -172,7 +191,7 @@ impl Slots {
             Slots::Tagged(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)]),
             Slots::Words(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)][1]),
         }
-        std::hint::black_box(seen);
+        black_box(seen);
     }
 }
 

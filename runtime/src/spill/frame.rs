@@ -91,20 +91,6 @@ fn seal(frame: &mut [u8], stream_bytes: usize, compressed: bool, rows: usize) ->
     Ok(())
 }
 
-/// Decodes any `payload` as that of a frame whose checksums are right.
-#[cfg(any(test, feature = "testing"))]
-pub(crate) fn decode_sealed(
-    payload: &[u8],
-    schema: &SchemaRef,
-    rows: usize,
-    compressed: bool,
-) -> Result<RecordBatch, String> {
-    let mut frame = [&[0; HEADER_BYTES], payload].concat();
-    let stream_bytes = if compressed { 4 * payload.len() } else { payload.len() };
-    seal(&mut frame, stream_bytes, compressed, rows).map_err(|e| e.to_string())?;
-    decode(Buffer::from_vec(frame), schema, rows)
-}
-
 /// Decodes a frame of `rows` rows. Its columns own their buffers; the error says what does not match.
 pub(super) fn decode(frame: Buffer, schema: &SchemaRef, rows: usize) -> Result<RecordBatch, String> {
     let header = read_header(&frame, rows)?;

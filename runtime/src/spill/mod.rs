@@ -26,8 +26,6 @@ use arrow::datatypes::SchemaRef;
 pub use dir::SpillDir;
 pub use disk::{Disk, DiskFile, FileDisk};
 pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use frame::decode_sealed;
 
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};

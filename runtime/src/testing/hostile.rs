@@ -8,14 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parking_lot::Mutex;
 
 use crate::codec;
 use crate::config::{format_bytes, parse_bytes};
 use crate::io::Io;
 use crate::memory::MemoryPool;
-use crate::spill::{Disk, DiskFile, Fetched, SpillDir, decode_sealed};
+use crate::spill::{Disk, DiskFile, Fetched, SpillDir};
 use crate::testing::simulator::Random;
 use crate::testing::{number_schema, numbers};
 
@@ -147,22 +146,6 @@ pub fn spill_file(data: &[u8]) {
         Err(error) => assert!(changed, "nothing was changed: {error}"),
     }
 }
-
-/// Decodes `data` as what a frame holds behind checksums that are right: no such file is written, but one may come of
-/// memory that is broken. Arrow's decoder panics at some of it; the I/O thread that runs it makes an error of that.
-pub fn spill_frame(data: &[u8]) {
-    let [kind, rows, payload @ ..] = data else { return };
-    let kinds = [DataType::Int64, DataType::Utf8, DataType::Utf8View, DataType::Boolean];
-    let field = Field::new("n", kinds[usize::from(*kind) % 4].clone(), true);
-    let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
-    let decode = || decode_sealed(payload, &schema, usize::from(*rows), kind & 0x80 != 0);
-    if let Ok(Ok(batch)) = catch_unwind(AssertUnwindSafe(decode)) {
-        assert_eq!((batch.num_rows(), batch.schema()), (usize::from(*rows), schema));
-        // All of it can be looked at.
-        arrow::array::make_array(batch.column(0).to_data()).to_data().validate_full().expect("valid data");
-    }
-}
-
 /// Decodes `data` as values of several types: what is decoded is encoded as the same bytes or decoded as the same value.
 pub fn encoded(data: &[u8]) {
     fn there_and_back<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
