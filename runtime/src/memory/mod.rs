@@ -228,7 +228,7 @@ impl MemoryPool {
     /// Adds a task that can be asked to free memory. It is forgotten when the returned [`Arc`] is dropped.
     pub fn add_holder(&self, waker: Waker, accounts: Vec<Account>) -> Arc<Holder> {
         let (request, exhausted) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let holder = Arc::new(Holder { waker, accounts, request, asked: Mutex::new(None), exhausted });
+        let holder = Arc::new(Holder { waker, accounts, request, asked: parking_lot::Mutex::new(None), exhausted });
         let mut state = self.0.state.lock();
         if state.holders.len() == state.holders.capacity() {
             state.holders.retain(|holder| holder.strong_count() > 0);
@@ -372,8 +372,8 @@ pub struct Holder {
     accounts: Vec<Account>,
     /// Bytes asked for; 0 when nothing is.
     request: AtomicUsize,
-    /// The account that had the most to give when it was asked.
-    asked: Mutex<Option<Account>>,
+    /// The account that had the most to give when it was asked. For the log alone, so no model looks at its lock.
+    asked: parking_lot::Mutex<Option<Account>>,
     /// It was asked and could free nothing; cleared when it grows again.
     exhausted: AtomicBool,
 }

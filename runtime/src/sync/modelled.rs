@@ -74,6 +74,10 @@ macro_rules! atomic {
             pub(crate) fn store(&self, value: $value, order: Ordering) {
                 fenced(order, || self.0.store(value, order))
             }
+
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                fenced(order, || self.0.swap(value, order))
+            }
         }
 
         impl From<$value> for $name {
@@ -86,12 +90,6 @@ macro_rules! atomic {
 
 atomic!(AtomicBool, bool);
 atomic!(AtomicUsize, usize);
-
-impl AtomicBool {
-    pub(crate) fn swap(&self, value: bool, order: Ordering) -> bool {
-        fenced(order, || self.0.swap(value, order))
-    }
-}
 
 impl AtomicUsize {
     pub(crate) fn fetch_add(&self, value: usize, order: Ordering) -> usize {
