@@ -28,7 +28,7 @@ fn draw(bar: &ProgressBar, now: &Progress) {
     if let Some(total) = now.metrics.source_bytes_total
         && bar.length() != Some(total)
     {
-        bar.set_style(style("[{elapsed}] {bar:30} {percent:>3} %  {wide_msg}"));
+        bar.set_style(style("[{elapsed}] {bar:14} {percent:>3} %  {wide_msg}"));
         bar.set_length(total);
     }
     bar.set_position(now.bytes());
