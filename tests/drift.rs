@@ -14,6 +14,7 @@ use aqueduct::operators::range;
 use aqueduct::prelude::*;
 use aqueduct::runtime::PlanError;
 use aqueduct::runtime::allocator::{self, CountingAllocator};
+use aqueduct::runtime::testing::assert_within_limit;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
@@ -92,7 +93,7 @@ fn measured(name: &str, rows: u64, folder: &Path, limit_bytes: usize) -> aqueduc
     allocator::reset_peak();
     work(&cluster, name, rows, folder)?;
     let charged = cluster.memory().iter().map(|pool| pool.peak()).sum();
-    assert_eq!(cluster.memory().iter().map(|pool| pool.overruns()).sum::<usize>(), 0, "{name}");
+    assert_within_limit(cluster.memory());
     Ok((charged, allocator::peak_bytes().saturating_sub(before)))
 }
 
@@ -116,7 +117,6 @@ fn smallest_limit(name: &str, folder: &Path) -> usize {
 }
 
 #[test]
-#[ignore = "at its smallest limit the csv source is charged more than that, for a moment, twice: to be mended"]
 fn no_operator_takes_a_tenth_more_than_it_is_charged() {
     let rows = std::env::var("AQUEDUCT_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(ROWS);
     let folder = tempfile::tempdir().expect("a folder");

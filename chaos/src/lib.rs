@@ -11,7 +11,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use aqueduct::LocalCluster;
-use aqueduct::runtime::testing::eventually;
+use aqueduct::runtime::testing::{assert_within_limit, eventually};
 
 pub use figures::{Figures, slope};
 pub use rows::Digest;
@@ -56,7 +56,7 @@ pub fn assert_clean(what: &str, cluster: &LocalCluster) {
     eventually(&format!("{what}: every reservation is given back"), || {
         cluster.memory().iter().all(|pool| pool.charged() == 0)
     });
-    assert!(cluster.memory().iter().all(|pool| pool.overruns() == 0), "{what}: a claim went over the limit");
+    assert_within_limit(cluster.memory());
     let folder = cluster.spill_path();
     eventually(&format!("{what}: every spill file is gone"), || spill_files(&folder) == 0);
 }

@@ -178,14 +178,20 @@ function memoryEvents(workers) {
   return eventTable(events.slice(0, 40));
 }
 
-// Who was asked for memory and what came of it, and who wrote to disk.
+function done({ kind, bytes }) {
+  if (kind === "spill") return "wrote to disk";
+  if (kind === "overrun") return "went over the limit";
+  return bytes ? "gave memory back" : "had none to give";
+}
+
+// Who was asked for memory and what came of it, who wrote to disk, and who went over the limit.
 export function eventTable(events) {
   if (!events.length) return empty("Nobody was asked to give memory back, and nothing was written to disk.");
   return el("div", { class: "scroll" }, el("table", { class: "events" },
-    el("thead", {}, el("tr", {}, ["Time", "What", "Who", "#Job", "#Worker", "#Asked for", "#Freed or written", "#Times"].map(column))),
+    el("thead", {}, el("tr", {}, ["Time", "What", "Who", "#Job", "#Worker", "#Asked for", "#Freed, written or over", "#Times"].map(column))),
     el("tbody", {}, events.map(([worker, event]) => el("tr", {},
       el("td", {}, clock(event.time_ms)),
-      el("td", {}, el("i", { class: `event ${event.kind}` }), event.kind === "spill" ? "wrote to disk" : event.bytes ? "gave memory back" : "had none to give"),
+      el("td", {}, el("i", { class: `event ${event.kind}` }), done(event)),
       el("td", {}, event.holder),
       el("td", { class: "number" }, event.job ?? ""),
       el("td", { class: "number" }, worker),

@@ -127,9 +127,7 @@ fn run(
         let stream = job.take_result(result).expect("a result");
         let batches: Vec<_> = stream.collect::<Result<_, _>>().expect("runs");
         let metrics = job.wait().expect("ends well").metrics;
-        for pool in cluster.memory() {
-            assert_eq!(pool.overruns(), 0, "a claim went over the limit: {} of {}", pool.peak(), pool.limit());
-        }
+        aqueduct_runtime::testing::assert_within_limit(cluster.memory());
         let _ = done.send((concat_batches(&schema(), &batches).expect("one schema"), metrics, plan));
     });
     let thread = thread.expect("a thread");

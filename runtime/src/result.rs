@@ -13,7 +13,6 @@ use crate::batch::{copied, is_shared};
 use crate::error::{ExecutionError, Place};
 use crate::job::JobCore;
 use crate::mailbox::{PortReceiver, Received};
-use crate::memory::hand_out;
 
 /// The batches of one result. An iterator that blocks, and a [`Stream`] that does not.
 ///
@@ -120,7 +119,6 @@ impl ResultStream {
             };
             return match received {
                 Ok(Received::Batch(batch, _)) => {
-                    hand_out(&batch);
                     // An operator that holds on to the same buffers may claim them later: its account would be charged,
                     // and the job's floors with it, for as long as the caller keeps the batch.
                     let batch = if is_shared(&batch) { copied(&batch) } else { batch };

@@ -1,6 +1,6 @@
 //! Rows that are kept: caches of frames, tables that statements make, and what is left when they are gone.
 
-use aqueduct::runtime::testing::{assert_no_threads_left, eventually};
+use aqueduct::runtime::testing::{assert_no_threads_left, assert_within_limit, eventually};
 
 use super::*;
 
@@ -14,7 +14,7 @@ pub(crate) fn spill_files(cluster: &LocalCluster) -> usize {
 #[track_caller]
 pub(crate) fn assert_clean(cluster: &LocalCluster) {
     eventually("every reservation is given back", || cluster.memory().iter().all(|pool| pool.charged() == 0));
-    assert!(cluster.memory().iter().all(|pool| pool.overruns() == 0), "a claim went over the limit");
+    assert_within_limit(cluster.memory());
     eventually("every spill file is gone", || spill_files(cluster) == 0);
 }
 

@@ -19,7 +19,7 @@ use aqueduct::arrow::datatypes::DataType;
 use aqueduct::operators::range;
 use aqueduct::prelude::*;
 use aqueduct::runtime::allocator::CountingAllocator;
-use aqueduct::runtime::testing::eventually;
+use aqueduct::runtime::testing::{assert_within_limit, eventually};
 use aqueduct::runtime::{ExecutionError, PlanError};
 
 #[global_allocator]
@@ -114,7 +114,7 @@ fn assert_clean(cluster: &LocalCluster) {
 /// Nothing of a job is left, and no claim went over a limit.
 fn assert_empty(cluster: &LocalCluster) {
     eventually("every reservation is given back", || cluster.memory().iter().all(|pool| pool.charged() == 0));
-    assert!(cluster.memory().iter().all(|pool| pool.overruns() == 0), "a claim went over the limit");
+    assert_within_limit(cluster.memory());
     eventually("every spill file is gone", || spill_files(&cluster.spill_path()) == 0);
 }
 

@@ -117,7 +117,7 @@ fn a_terminal_has_a_bar_without_colours_unless_it_is_to_be_quiet() {
     shell.with_file("large_data.csv", &large_data(2_000_000));
     let query = "sql -o out.csv \"select id, avg(value) from 'large_data.csv' group by id\"";
     let Some(shown) = on_a_terminal(&shell, query) else { return };
-    assert!(shown.contains(" rows") && shown.contains('%'), "{shown:?}");
+    assert!(shown.contains(" rows, ") && shown.contains('%') && shown.contains("/s"), "{shown:?}");
     assert!(shown.contains("rows written to out.csv"), "{shown:?}");
     // `CSI … m` is a colour; the cursor may move.
     let colours = shown.split("\u{1b}[").skip(1).filter(|rest| {

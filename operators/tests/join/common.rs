@@ -6,7 +6,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use aqueduct_operators::MemorySource;
-use aqueduct_runtime::testing::eventually;
+use aqueduct_runtime::testing::{assert_within_limit, eventually};
 use aqueduct_runtime::{Cluster, ClusterConfig, Graph, NodeId};
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array};
 use arrow::datatypes::{DataType, Int64Type};
@@ -107,9 +107,7 @@ pub(crate) fn run_job(setting: &Setting, build: impl FnOnce(&mut Graph) -> NodeI
         }
         job.wait().expect("it ends well");
         eventually("every reservation is given back", || cluster.memory().iter().all(|pool| pool.charged() == 0));
-        for pool in cluster.memory() {
-            assert_eq!(pool.overruns(), 0, "a claim went over the limit");
-        }
+        assert_within_limit(cluster.memory());
         let _ = done.send(answer);
     });
     job.expect("a thread");

@@ -29,7 +29,7 @@ pub(crate) use receiver::{PortReceiver, Received};
 pub(crate) use sender::{PortSender, Sent};
 
 use crate::error::Result;
-use crate::memory::{Account, Reservation};
+use crate::memory::{Account, Reservation, hand_out};
 use crate::metrics::EdgeCounters;
 use crate::planted::{Bug, is_planted};
 use crate::spill::{SpillFile, SpillSpace, SpilledBatch};
@@ -180,6 +180,16 @@ impl Port {
             self.lanes.iter().for_each(Lane::wake_all);
         }
         changed
+    }
+
+    /// Makes `batch` count with whoever reads it, paid for by `spare` first: the receiver's task, or nobody where that is
+    /// the caller.
+    fn take_over(&self, batch: &RecordBatch, spare: Option<Reservation>) {
+        match (&self.hands, spare) {
+            (Some(hands), Some(mut spare)) => hands.claim_from(batch, &mut spare),
+            (Some(hands), None) => hands.claim(batch),
+            (None, _) => hand_out(batch),
+        }
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

@@ -262,10 +262,8 @@ impl PortReceiver {
                 Fetched::Blocked(ticket) => return Ok(Received::Blocked(ticket)),
                 Fetched::Ready(batch) => batch,
             };
-            reader.fetch = None;
-            if let Some(hands) = &self.port.hands {
-                hands.claim(&batch);
-            }
+            let estimate = reader.fetch.take().and_then(|(_, estimate)| estimate);
+            self.port.take_over(&batch, estimate);
             let origin = reader.taken.pop_front().and_then(|message| message.origin()).unwrap_or_default();
             reader.count(&batch);
             return Ok(Received::Batch(batch, origin));
@@ -273,11 +271,8 @@ impl PortReceiver {
         match reader.taken.pop_front() {
             Some(Message::Batch { batch, origin, permit, spare }) => {
                 reader.count(&batch);
-                drop(spare);
                 // Before the permit is given back: a sender must not pay with bytes that are still held.
-                if let Some(hands) = &self.port.hands {
-                    hands.claim(&batch);
-                }
+                self.port.take_over(&batch, spare);
                 self.port.release(index, permit);
                 Ok(Received::Batch(batch, origin))
             }

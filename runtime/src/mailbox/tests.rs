@@ -35,6 +35,12 @@ struct Setup {
 /// A port of two batches' capacity.
 fn setup(senders: usize, ordered: bool, hazardous: bool, limit: usize) -> Setup {
     let pool = MemoryPool::new(limit);
+    let hands = pool.account("hands");
+    setup_for(Some(hands), pool, senders, ordered, hazardous)
+}
+
+/// As [`setup`], for a task, or for the caller.
+fn setup_for(hands: Option<Account>, pool: MemoryPool, senders: usize, ordered: bool, hazardous: bool) -> Setup {
     let lanes = if ordered { senders } else { 1 };
     let port = Port::new(PortConfig {
         senders,
@@ -42,7 +48,7 @@ fn setup(senders: usize, ordered: bool, hazardous: bool, limit: usize) -> Setup 
         hazardous,
         capacity: 2 * permit_bytes(&batch(0)),
         accounts: (0..lanes).map(|lane| pool.account(format!("lane {lane}"))).collect(),
-        hands: Some(pool.account("hands")),
+        hands,
         schema: number_schema(),
         spill: SpillSpace::temporary(),
         receiver: Waker::noop().clone(),
@@ -107,6 +113,16 @@ fn a_full_port_gives_the_batch_back_and_wakes_its_sender_when_there_is_room() {
     assert_eq!((received(&mut receiver), received(&mut receiver)), (Some(1), Some(2)));
     assert!(matches!(receiver.receive(), Ok(Received::Ended)));
     assert_eq!(pool.charged(), 0);
+}
+
+#[test]
+fn what_the_caller_receives_is_paid_for_by_nobody_before_its_permit_is_given_back() {
+    let Setup { mut receiver, mut senders, pool, .. } = setup_for(None, MemoryPool::new(1 << 20), 1, false, false);
+    assert!(sent(&mut senders[0].0, 0, 0));
+    assert!(pool.charged() > 0);
+    let Ok(Received::Batch(batch, _)) = receiver.receive() else { panic!("a batch") };
+    assert_eq!(pool.charged(), 0);
+    drop(batch);
 }
 
 #[test]

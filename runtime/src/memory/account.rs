@@ -166,10 +166,10 @@ impl Account {
         batch.claim(self);
     }
 
-    /// Claims every buffer of `batch` with bytes of `estimate`, a reservation of this account, for as long as
-    /// they last: what was estimated is not counted a second time.
+    /// Claims every buffer of `batch` with bytes of `estimate`, a reservation of this account or of another one of the
+    /// same worker, for as long as they last: what was estimated is not counted a second time.
     pub fn claim_from(&self, batch: &RecordBatch, estimate: &mut Reservation) {
-        batch.claim(&Prepaid(Mutex::new(estimate)));
+        batch.claim(&Prepaid { account: self, estimate: Mutex::new(estimate) });
     }
 
     fn try_add(&self, bytes: usize) -> bool {
@@ -203,7 +203,28 @@ impl Account {
         }
         let before = self.0.held.fetch_add(bytes, SeqCst);
         self.0.peak.fetch_max(before + bytes, Relaxed);
-        self.0.pool.0.charge(self.beyond(before + bytes) - self.beyond(before));
+        self.charge(self.beyond(before + bytes) - self.beyond(before));
+    }
+
+    fn charge(&self, bytes: usize) {
+        let pool = &self.0.pool.0;
+        if let Some(over) = pool.charge(bytes) {
+            pool.log.overran(self.job(), self.name(), over as u64);
+        }
+    }
+
+    /// Holds `bytes` that `other` held, which never count as free in between.
+    fn take_over(&self, other: &Account, bytes: usize) {
+        if bytes == 0 || Arc::ptr_eq(&self.0, &other.0) {
+            return;
+        }
+        let before = self.0.held.fetch_add(bytes, SeqCst);
+        self.0.peak.fetch_max(before + bytes, Relaxed);
+        let due = self.beyond(before + bytes) - self.beyond(before);
+        let others = other.0.held.fetch_sub(bytes, SeqCst);
+        let paid = other.beyond(others) - other.beyond(others - bytes);
+        self.charge(due.saturating_sub(paid));
+        self.0.pool.0.release(paid.saturating_sub(due));
     }
 
     fn subtract(&self, bytes: usize) {
@@ -245,30 +266,33 @@ impl arrow_buffer::MemoryPool for Account {
     }
 }
 
-/// Hands out bytes of a reservation, and then of its account.
+/// Hands out bytes of an estimate, and then of the account.
 #[derive(Debug)]
-struct Prepaid<'a>(Mutex<&'a mut Reservation>);
+struct Prepaid<'a> {
+    account: &'a Account,
+    estimate: Mutex<&'a mut Reservation>,
+}
 
 impl arrow_buffer::MemoryPool for Prepaid<'_> {
     fn reserve(&self, size: usize) -> Box<dyn arrow_buffer::MemoryReservation> {
-        let mut estimate = self.0.lock();
+        let mut estimate = self.estimate.lock();
         let covered = size.min(estimate.bytes);
         estimate.bytes -= covered;
-        let account = estimate.account.clone();
-        account.add(size - covered);
-        Box::new(Reservation { account, bytes: size })
+        self.account.take_over(&estimate.account, covered);
+        self.account.add(size - covered);
+        Box::new(Reservation { account: self.account.clone(), bytes: size })
     }
 
     fn available(&self) -> isize {
-        self.0.lock().account.room() as isize
+        self.account.room() as isize
     }
 
     fn used(&self) -> usize {
-        self.0.lock().account.held()
+        self.account.held()
     }
 
     fn capacity(&self) -> usize {
-        self.0.lock().account.pool().limit()
+        self.account.pool().limit()
     }
 }
 

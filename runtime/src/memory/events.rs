@@ -1,4 +1,5 @@
-//! What was done about a lack of memory: who was asked for some and gave how much, and who wrote state to disk.
+//! What was done about a lack of memory: who was asked for some and gave how much, who wrote state to disk, and who went
+//! over the limit.
 //!
 //! Events that follow each other closely are one, and only the newest are kept, so the log is of one size however long
 //! a worker lives. What is counted is counted for ever.
@@ -27,6 +28,8 @@ pub enum MemoryEventKind {
     Reclaim,
     /// The holder wrote state, or batches of an edge, to disk.
     Spill,
+    /// The holder went over the limit, because an estimate was too small.
+    Overrun,
 }
 
 /// One thing that was done about a lack of memory, or several that followed each other closely.
@@ -49,7 +52,7 @@ pub struct MemoryEvent {
     pub count: u64,
     /// Bytes that were asked for; 0 if nobody asked.
     pub asked_bytes: u64,
-    /// Bytes that were freed, or written.
+    /// Bytes that were freed, or written, or were too many.
     pub bytes: u64,
 }
 
@@ -99,6 +102,11 @@ impl MemoryLog {
         state.counts.spills += 1;
         state.counts.spilled_bytes += bytes;
         state.add(SystemTime::now(), MemoryEventKind::Spill, job, holder, 0, bytes);
+    }
+
+    /// `holder` is `bytes` over the limit.
+    pub(crate) fn overran(&self, job: Option<u64>, holder: &Arc<str>, bytes: u64) {
+        self.0.lock().add(SystemTime::now(), MemoryEventKind::Overrun, job, holder, 0, bytes);
     }
 
     pub(crate) fn counts(&self) -> MemoryCounts {

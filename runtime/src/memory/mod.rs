@@ -281,14 +281,18 @@ impl PoolInner {
         charged.is_ok()
     }
 
-    fn charge(&self, bytes: usize) {
-        if bytes > 0 {
-            let now = self.charged.fetch_add(bytes, SeqCst) + bytes;
-            self.peak.fetch_max(now, Relaxed);
-            if now > self.limit {
-                self.overruns.fetch_add(1, Relaxed);
-            }
+    /// Charges `bytes`, whether they fit or not; returns by how many the limit is passed, if it is.
+    fn charge(&self, bytes: usize) -> Option<usize> {
+        if bytes == 0 {
+            return None;
         }
+        let now = self.charged.fetch_add(bytes, SeqCst) + bytes;
+        self.peak.fetch_max(now, Relaxed);
+        let over = now.checked_sub(self.limit).filter(|over| *over > 0);
+        if over.is_some() {
+            self.overruns.fetch_add(1, Relaxed);
+        }
+        over
     }
 
     fn release(&self, bytes: usize) {

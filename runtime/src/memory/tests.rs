@@ -94,6 +94,23 @@ fn a_buffer_counts_once_whoever_shares_it_and_moves_with_a_claim() {
     assert_eq!(pool.charged(), 0);
 }
 
+#[test]
+fn what_one_account_reserved_pays_for_what_another_claims() {
+    let batch = batch(1000);
+    let bytes = batch.get_array_memory_size();
+    let pool = MemoryPool::new(2 * bytes);
+    let admission = pool.admit(bytes / 2).expect("fits");
+    let (lane, hands) = (pool.account("lane"), admission.account("hands", bytes / 2));
+    let mut spare = lane.try_reserve(pool.available()).expect("all that floats");
+    hands.claim_from(&batch, &mut spare);
+    assert_eq!((pool.charged(), pool.overruns()), (2 * bytes - bytes / 2, 0), "its floor paid for half of it");
+    assert_eq!(lane.held(), spare.bytes());
+    drop(spare);
+    assert_eq!((hands.held(), pool.charged()), (hands.peak(), hands.held()));
+    drop(batch);
+    assert_eq!(pool.charged(), bytes / 2);
+}
+
 /// Counts how often it was woken.
 struct Count(AtomicUsize);
 

@@ -73,14 +73,14 @@ impl Ports {
             return Ok(batch);
         }
         // Pieces and their copy are there at once.
-        let Some(_estimate) = account.try_reserve(bytes) else { return Ok(batch) };
+        let Some(mut estimate) = account.try_reserve(bytes) else { return Ok(batch) };
         let mut pieces = vec![batch];
         self.receivers[port].receive_more(rows - pieces[0].num_rows(), bytes - first, &mut pieces);
         if pieces.len() == 1 {
             return Ok(pieces.remove(0));
         }
         let joined = concat_batches(pieces[0].schema_ref(), &pieces)?;
-        account.claim(&joined);
+        account.claim_from(&joined, &mut estimate);
         Ok(joined)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::memory::{MemoryEventKind, MemoryPool};
+
 /// How long [`eventually`] waits. Generous, as a machine under load may stall a thread for seconds.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,24 @@ pub fn our_threads() -> Vec<String> {
 pub fn assert_no_threads_left() {
     if !holds_soon(|| our_threads().is_empty()) {
         panic!("threads left after {LIMIT:?}: {}", our_threads().join(", "));
+    }
+}
+
+/// Looks whether any claim went over the limit of one of `pools`.
+///
+/// # Panics
+///
+/// If one did; the message says who, how often, and by how many bytes.
+#[track_caller]
+pub fn assert_within_limit<'a>(pools: impl IntoIterator<Item = &'a MemoryPool>) {
+    let mut over = pools.into_iter().filter(|pool| pool.overruns() > 0).peekable();
+    if over.peek().is_some() {
+        let whose = |pool: &MemoryPool| {
+            let events = pool.log().events().into_iter().filter(|event| event.kind == MemoryEventKind::Overrun);
+            events.map(|event| format!("{}: {} times, {} bytes", event.holder, event.count, event.bytes)).collect()
+        };
+        let whose: Vec<Vec<_>> = over.map(whose).collect();
+        panic!("claims went over the limit: {whose:?}");
     }
 }
 

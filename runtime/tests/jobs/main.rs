@@ -67,9 +67,7 @@ fn assert_clean(cluster: &Cluster) {
     aqueduct_runtime::testing::eventually("every reservation is given back", || {
         cluster.memory().iter().all(|pool| pool.charged() == 0)
     });
-    for pool in cluster.memory() {
-        assert_eq!(pool.overruns(), 0, "a claim went over the limit");
-    }
+    aqueduct_runtime::testing::assert_within_limit(cluster.memory());
     aqueduct_runtime::testing::eventually("every spill file is gone", || {
         let files = std::fs::read_dir(cluster.spill_path()).expect("the spill folder").flatten();
         files.filter(|file| file.path().extension().is_some_and(|e| e == "arrows")).count() == 0

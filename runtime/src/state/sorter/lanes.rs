@@ -114,8 +114,7 @@ impl LaneMerge {
             return Ok(());
         }
         let bytes = kept_bytes(&batch);
-        drop(reserve_needed(&self.account, bytes)?);
-        self.account.claim(&batch);
+        self.account.claim_from(&batch, &mut reserve_needed(&self.account, bytes)?);
         self.lanes[lane].batch_bytes = bytes;
         self.lanes[lane].rest = Some(batch);
         self.make_keys(lane)
