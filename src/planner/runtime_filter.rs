@@ -218,10 +218,36 @@ fn place(scan: &TableScan) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use datafusion_expr::logical_plan::Union;
 
     use super::*;
     use crate::LocalCluster;
+
+    #[test]
+    fn rows_that_are_gathered_before_the_join_await_its_filter_unless_that_may_wait_for_them() {
+        let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start().expect("starts");
+        for (name, rows) in [("few", 10), ("many", 20_000)] {
+            let numbers = Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef;
+            let batch = RecordBatch::try_from_iter([("k", Arc::clone(&numbers)), ("v", numbers)]).expect("two columns");
+            let table = cluster.from_batches(batch.schema(), vec![batch]).expect("a frame");
+            cluster.register_table(name, &table).expect("a table");
+        }
+        let awaits = |query: &str| {
+            let frame = cluster.sql(query).expect("a query");
+            let lines = frame.explain().expect("a plan");
+            (lines.matches("await filter").count(), frame.compute().expect("computed").num_rows())
+        };
+        let sums = "(select k, sum(v) as s from many group by k)";
+        assert_eq!(awaits("select * from few join many on few.k = many.k"), (0, 10), "the mailbox holds it up");
+        assert_eq!(awaits(&format!("select * from few join {sums} t on few.k = t.k")), (1, 10));
+        assert_eq!(awaits(&format!("select * from {sums} t where k in (select v from few)")), (1, 10));
+        let shared = format!(
+            "with t as {sums} select * from (select k, count(*) from many group by k) a \
+             join (select k from t where s < 7) b on a.k = b.k join t on t.k = a.k"
+        );
+        assert_eq!(awaits(&shared).1, 7);
+    }
 
     #[test]
     fn a_scan_that_two_steps_read_is_known_to_be_shared() {

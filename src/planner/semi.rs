@@ -91,3 +91,65 @@ impl<'a> Chooser<'a> {
         Ok(LogicalPlan::Join(join))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+
+    use super::*;
+    use crate::LocalCluster;
+
+    fn cluster() -> LocalCluster {
+        let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start().expect("starts");
+        for (name, rows, keys) in [("few", 5_000, 5_000), ("many", 20_000, 5_000), ("wanted", 10, 10)] {
+            let numbers =
+                |of: &dyn Fn(i64) -> i64| Arc::new(Int64Array::from_iter_values((0..rows).map(of))) as ArrayRef;
+            let batch = RecordBatch::try_from_iter([("k", numbers(&|i| i % keys)), ("v", numbers(&|i| i % 100))]);
+            let batch = batch.expect("columns of one length");
+            let table = cluster.from_batches(batch.schema(), vec![batch]).expect("a frame");
+            cluster.register_table(name, &table).expect("a table");
+        }
+        cluster
+    }
+
+    /// The joins of the plan from the top down, with their inputs' names, and the number of rows of the answer.
+    fn joins(cluster: &LocalCluster, condition: &str) -> (Vec<String>, i64) {
+        let query = format!("select few.v from few join many on few.k = many.k where {condition}");
+        let plan = cluster.sql(&query).and_then(|frame| frame.optimized()).expect("a plan");
+        let mut joins = Vec::new();
+        plan.apply(|part| {
+            if let LogicalPlan::Join(join) = part {
+                let tables = join.left.schema().iter().filter_map(|(table, _)| table.map(ToString::to_string));
+                let mut tables: Vec<_> = tables.collect();
+                tables.dedup();
+                joins.push(format!("{} of {}", join.join_type, tables.join(" and ")));
+            }
+            Ok(datafusion_common::tree_node::TreeNodeRecursion::Continue)
+        })
+        .expect("walked");
+        let rows = cluster.sql(&query).and_then(|frame| frame.compute()).expect("computed").num_rows();
+        (joins, rows as i64)
+    }
+
+    #[test]
+    fn what_a_condition_says_of_one_table_is_done_to_that_table() {
+        let cluster = cluster();
+        let lower = |how: &str, table: &str| vec!["Inner of few".to_string(), format!("{how} of {table}")];
+        let joins = |condition: &str| joins(&cluster, condition);
+        assert_eq!(joins("few.k in (select k from wanted)"), (lower("LeftSemi", "few"), 40));
+        assert_eq!(joins("not exists (select 1 from wanted where k = few.k)"), (lower("LeftAnti", "few"), 19_960));
+        assert_eq!(
+            joins("exists (select 1 from wanted where wanted.k = few.k and v < few.v)"),
+            (vec!["Inner of few".into(), "LeftSemi of few".into()], 0)
+        );
+        let (plan, rows) = joins("many.v in (select k from wanted)");
+        assert_eq!((plan[1].as_str(), rows), ("LeftSemi of many", 2_000));
+    }
+
+    #[test]
+    fn what_a_condition_says_of_two_tables_stays_above_them() {
+        let (plan, rows) = joins(&cluster(), "exists (select 1 from wanted where k = few.v and v <= many.v)");
+        assert_eq!(plan[0], "LeftSemi of few and many");
+        assert_eq!(rows, 2_000);
+    }
+}
