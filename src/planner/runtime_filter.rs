@@ -22,7 +22,7 @@ const FEW_ROWS: f64 = 5_000.0;
 /// The share of keys that must be held at the most, as far as that can be guessed.
 const MOST_HELD: f64 = 0.75;
 /// The same, where all that is done with the rows waits for the filter.
-const MOST_HELD_AWAITED: f64 = 0.25;
+const MOST_HELD_AWAITED: f64 = 0.5;
 
 /// The filters of one plan.
 #[derive(Debug)]
