@@ -1,7 +1,8 @@
 //! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from.
 //!
 //! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at
-//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it.
+//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it. Where that is
+//! likely to be most of the rows, the scan waits until the keys are known.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,15 +14,14 @@ use datafusion_expr::logical_plan::{Join, TableScan};
 use datafusion_expr::{Distinct, Expr, ExprSchemable, JoinType, LogicalPlan, Operator};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
 
-use super::estimate::{Estimate, distinct, estimate};
-use super::join::held_side;
+use super::estimate::{Estimate, distinct};
 use super::{Flow, Planner};
 
 /// Rows of a table below which a filter is not worth its making.
 const FEW_ROWS: f64 = 5_000.0;
 /// The share of keys that must be held at the most, as far as that can be guessed.
 const MOST_HELD: f64 = 0.75;
-/// The same, where all that is done with the rows waits for the filter.
+/// The same for a scan that waits for it.
 const MOST_HELD_AWAITED: f64 = 0.5;
 
 /// The filters of one plan.
@@ -40,24 +40,8 @@ struct Planned {
     scan: usize,
     /// Columns of the table.
     columns: Vec<usize>,
-    /// Something between them takes in all rows before it yields any, and is to have these only.
+    /// The scan waits for it: what is read before it is there is read in vain for the most part.
     is_awaited: bool,
-}
-
-/// Where a column comes from.
-#[derive(Debug, Clone, Copy)]
-struct Origin {
-    scan: usize,
-    /// Of the table.
-    column: usize,
-    /// Something on the way takes in all rows before it yields any.
-    gathers: bool,
-}
-
-impl Origin {
-    fn gathered(self) -> Self {
-        Self { gathers: true, ..self }
-    }
 }
 
 impl RuntimeFilters {
@@ -94,7 +78,7 @@ impl Planner {
             return None;
         }
         let probe = if build == JoinSide::Left { &join.right } else { &join.left };
-        let mut found: Vec<(usize, Origin)> = Vec::new();
+        let mut found: Vec<(usize, usize, usize)> = Vec::new();
         let mut different = 1.0;
         for (at, (left, right)) in join.on.iter().enumerate() {
             let key = if build == JoinSide::Left { right } else { left };
@@ -103,22 +87,21 @@ impl Planner {
             let Some(index) = probe.schema().maybe_index_of_column(column).filter(|_| kinds.0 == kinds.1) else {
                 continue;
             };
-            if let Some(origin) = self.origin(probe, index) {
+            if let Some((scan, column)) = self.origin(probe, index) {
                 different *= distinct(key, probe);
-                found.push((at, origin));
+                found.push((at, scan, column));
             }
         }
         // The scan of most keys.
-        let of = |scan: usize| found.iter().filter(move |(_, origin)| origin.scan == scan);
-        let scan = found.iter().map(|(_, origin)| origin.scan).max_by_key(|scan| of(*scan).count())?;
+        let of = |scan: usize| found.iter().filter(move |(_, other, _)| *other == scan);
+        let scan = found.iter().map(|(_, scan, _)| *scan).max_by_key(|scan| of(*scan).count())?;
         if held.rows > MOST_HELD * different {
             return None;
         }
         let filter = RuntimeFilter::new();
-        let (keys, columns) = of(scan).map(|(at, origin)| (*at, origin.column)).unzip();
+        let (keys, columns) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
         let held_side = if build == JoinSide::Left { &join.left } else { &join.right };
-        let gathers = of(scan).any(|(_, origin)| origin.gathers);
-        let is_awaited = gathers && held.rows <= MOST_HELD_AWAITED * different && !self.shares(held_side)?;
+        let is_awaited = held.rows <= MOST_HELD_AWAITED * different && !self.shares(held_side)?;
         self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns, is_awaited });
         Some(JoinFilter { filter, keys })
     }
@@ -130,7 +113,7 @@ impl Planner {
     }
 
     /// The scan, and the column of its table, that column `index` of `plan` comes from unchanged.
-    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<Origin> {
+    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<(usize, usize)> {
         if self.repeated.get(plan).is_some() {
             return None;
         }
@@ -145,13 +128,12 @@ impl Planner {
         match plan {
             LogicalPlan::TableScan(scan) if scan.fetch.is_none() => {
                 let column = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
-                let origin = Origin { scan: place(scan), column, gathers: false };
-                Some(origin).filter(|origin| !self.runtime_filters.shared.contains(&origin.scan))
+                Some((place(scan), column)).filter(|(scan, _)| !self.runtime_filters.shared.contains(scan))
             }
             LogicalPlan::SubqueryAlias(alias) => self.origin(&alias.input, index),
             LogicalPlan::Filter(filter) => self.origin(&filter.input, index),
-            LogicalPlan::Distinct(Distinct::All(input)) => self.origin(input, index).map(Origin::gathered),
-            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.origin(&sort.input, index).map(Origin::gathered),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.origin(input, index),
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.origin(&sort.input, index),
             LogicalPlan::Projection(projection) => {
                 let index = within(projection.expr.get(index)?, &projection.input)?;
                 self.origin(&projection.input, index)
@@ -162,21 +144,13 @@ impl Planner {
                     return None;
                 }
                 let index = within(key, &aggregate.input)?;
-                self.origin(&aggregate.input, index).map(Origin::gathered)
+                self.origin(&aggregate.input, index)
             }
             LogicalPlan::Join(join) => {
                 let width = join.left.schema().fields().len();
                 match join.join_type {
-                    JoinType::Inner => {
-                        let (side, input, index) = if index < width {
-                            (JoinSide::Left, &join.left, index)
-                        } else {
-                            (JoinSide::Right, &join.right, index - width)
-                        };
-                        let origin = self.origin(input, index);
-                        let held = held_side(join, (estimate(&join.left), estimate(&join.right)));
-                        if held == side { origin.map(Origin::gathered) } else { origin }
-                    }
+                    JoinType::Inner if index >= width => self.origin(&join.right, index - width),
+                    JoinType::Inner => self.origin(&join.left, index),
                     JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark if index < width => {
                         self.origin(&join.left, index)
                     }
@@ -225,7 +199,7 @@ mod tests {
     use crate::LocalCluster;
 
     #[test]
-    fn rows_that_are_gathered_before_the_join_await_its_filter_unless_that_may_wait_for_them() {
+    fn a_scan_awaits_a_filter_that_drops_most_of_it_unless_that_may_wait_for_the_scan() {
         let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start().expect("starts");
         for (name, rows) in [("few", 10), ("many", 20_000)] {
             let numbers = Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef;
@@ -239,7 +213,8 @@ mod tests {
             (lines.matches("await filter").count(), frame.compute().expect("computed").num_rows())
         };
         let sums = "(select k, sum(v) as s from many group by k)";
-        assert_eq!(awaits("select * from few join many on few.k = many.k"), (0, 10), "the mailbox holds it up");
+        assert_eq!(awaits("select * from few join many on few.k = many.k"), (1, 10));
+        assert_eq!(awaits("select * from many a join many b on a.k = b.v"), (0, 20_000), "nothing is dropped");
         assert_eq!(awaits(&format!("select * from few join {sums} t on few.k = t.k")), (1, 10));
         assert_eq!(awaits(&format!("select * from {sums} t where k in (select v from few)")), (1, 10));
         let shared = format!(
