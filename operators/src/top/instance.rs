@@ -138,8 +138,8 @@ impl<C: Code> Instance<C> {
             } else if self.best.groups() > 0 {
                 self.give_up()?;
             } else {
-                out.push(piece);
-                return Ok(input.after(length));
+                out.push(input.rest());
+                return Ok(None);
             }
             return Ok(Some(input));
         }
