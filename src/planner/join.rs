@@ -48,11 +48,7 @@ impl Planner {
             let right = self.plan_for(&join.right, false)?;
             return self.nested_loop_join(join, left, right, sizes, needed);
         }
-        let build = match join.null_aware {
-            // One null among these keys decides over all rows of the other side.
-            true => JoinSide::Right,
-            false => smaller(sizes.0, sizes.1),
-        };
+        let build = held_side(join, sizes);
         let (held, probed) = if build == JoinSide::Left { sizes } else { (sizes.1, sizes.0) };
         let filter = self.runtime_filter(join, build, (held, probed));
         let left = self.plan_for(&join.left, false)?;
@@ -231,6 +227,15 @@ fn not_in_of_many(join: &Join) -> Result<Join> {
 
 /// What the counts of a `not in` are called in its plan.
 const COUNTED: &str = "__not_in";
+
+/// The side of a hash join that is held, where its sides are so large.
+pub(super) fn held_side(join: &Join, sizes: (Estimate, Estimate)) -> JoinSide {
+    match join.null_aware {
+        // One null among these keys decides over all rows of the other side.
+        true => JoinSide::Right,
+        false => smaller(sizes.0, sizes.1),
+    }
+}
 
 fn smaller(left: Estimate, right: Estimate) -> JoinSide {
     if left.bytes() < right.bytes() { JoinSide::Left } else { JoinSide::Right }

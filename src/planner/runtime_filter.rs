@@ -6,20 +6,23 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aqueduct_operators::{Expression, HashJoin, RuntimeFilter};
+use aqueduct_operators::{AwaitFilters, Expression, HashJoin, RuntimeFilter};
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion_common::{JoinSide, Result as QueryResult};
 use datafusion_expr::logical_plan::{Join, TableScan};
 use datafusion_expr::{Distinct, Expr, ExprSchemable, JoinType, LogicalPlan, Operator};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
 
-use super::Planner;
-use super::estimate::{Estimate, distinct};
+use super::estimate::{Estimate, distinct, estimate};
+use super::join::held_side;
+use super::{Flow, Planner};
 
 /// Rows of a table below which a filter is not worth its making.
 const FEW_ROWS: f64 = 5_000.0;
 /// The share of keys that must be held at the most, as far as that can be guessed.
 const MOST_HELD: f64 = 0.75;
+/// The same, where all that is done with the rows waits for the filter.
+const MOST_HELD_AWAITED: f64 = 0.5;
 
 /// The filters of one plan.
 #[derive(Debug)]
@@ -37,6 +40,24 @@ struct Planned {
     scan: usize,
     /// Columns of the table.
     columns: Vec<usize>,
+    /// Something between them takes in all rows before it yields any, and is to have these only.
+    is_awaited: bool,
+}
+
+/// Where a column comes from.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    scan: usize,
+    /// Of the table.
+    column: usize,
+    /// Something on the way takes in all rows before it yields any.
+    gathers: bool,
+}
+
+impl Origin {
+    fn gathered(self) -> Self {
+        Self { gathers: true, ..self }
+    }
 }
 
 impl RuntimeFilters {
@@ -73,7 +94,7 @@ impl Planner {
             return None;
         }
         let probe = if build == JoinSide::Left { &join.right } else { &join.left };
-        let mut found: Vec<(usize, usize, usize)> = Vec::new();
+        let mut found: Vec<(usize, Origin)> = Vec::new();
         let mut different = 1.0;
         for (at, (left, right)) in join.on.iter().enumerate() {
             let key = if build == JoinSide::Left { right } else { left };
@@ -82,25 +103,34 @@ impl Planner {
             let Some(index) = probe.schema().maybe_index_of_column(column).filter(|_| kinds.0 == kinds.1) else {
                 continue;
             };
-            if let Some((scan, column)) = self.origin(probe, index) {
+            if let Some(origin) = self.origin(probe, index) {
                 different *= distinct(key, probe);
-                found.push((at, scan, column));
+                found.push((at, origin));
             }
         }
         // The scan of most keys.
-        let of = |scan: usize| found.iter().filter(move |(_, other, _)| *other == scan);
-        let scan = found.iter().map(|(_, scan, _)| *scan).max_by_key(|scan| of(*scan).count())?;
+        let of = |scan: usize| found.iter().filter(move |(_, origin)| origin.scan == scan);
+        let scan = found.iter().map(|(_, origin)| origin.scan).max_by_key(|scan| of(*scan).count())?;
         if held.rows > MOST_HELD * different {
             return None;
         }
         let filter = RuntimeFilter::new();
-        let (keys, columns) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
-        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns });
+        let (keys, columns) = of(scan).map(|(at, origin)| (*at, origin.column)).unzip();
+        let held_side = if build == JoinSide::Left { &join.left } else { &join.right };
+        let gathers = of(scan).any(|(_, origin)| origin.gathers);
+        let is_awaited = gathers && held.rows <= MOST_HELD_AWAITED * different && !self.shares(held_side)?;
+        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns, is_awaited });
         Some(JoinFilter { filter, keys })
     }
 
+    /// Whether rows of a part of `plan` go elsewhere as well: who waits for `plan` might hold up those who take them there,
+    /// and so `plan`. `None` if it cannot be told.
+    fn shares(&mut self, plan: &LogicalPlan) -> Option<bool> {
+        plan.exists(|part| Ok(self.repeated.get(part).is_some())).ok()
+    }
+
     /// The scan, and the column of its table, that column `index` of `plan` comes from unchanged.
-    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<(usize, usize)> {
+    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<Origin> {
         if self.repeated.get(plan).is_some() {
             return None;
         }
@@ -115,12 +145,13 @@ impl Planner {
         match plan {
             LogicalPlan::TableScan(scan) if scan.fetch.is_none() => {
                 let column = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
-                Some((place(scan), column)).filter(|(scan, _)| !self.runtime_filters.shared.contains(scan))
+                let origin = Origin { scan: place(scan), column, gathers: false };
+                Some(origin).filter(|origin| !self.runtime_filters.shared.contains(&origin.scan))
             }
             LogicalPlan::SubqueryAlias(alias) => self.origin(&alias.input, index),
             LogicalPlan::Filter(filter) => self.origin(&filter.input, index),
-            LogicalPlan::Distinct(Distinct::All(input)) => self.origin(input, index),
-            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.origin(&sort.input, index),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.origin(input, index).map(Origin::gathered),
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => self.origin(&sort.input, index).map(Origin::gathered),
             LogicalPlan::Projection(projection) => {
                 let index = within(projection.expr.get(index)?, &projection.input)?;
                 self.origin(&projection.input, index)
@@ -131,13 +162,21 @@ impl Planner {
                     return None;
                 }
                 let index = within(key, &aggregate.input)?;
-                self.origin(&aggregate.input, index)
+                self.origin(&aggregate.input, index).map(Origin::gathered)
             }
             LogicalPlan::Join(join) => {
                 let width = join.left.schema().fields().len();
                 match join.join_type {
-                    JoinType::Inner if index >= width => self.origin(&join.right, index - width),
-                    JoinType::Inner => self.origin(&join.left, index),
+                    JoinType::Inner => {
+                        let (side, input, index) = if index < width {
+                            (JoinSide::Left, &join.left, index)
+                        } else {
+                            (JoinSide::Right, &join.right, index - width)
+                        };
+                        let origin = self.origin(input, index);
+                        let held = held_side(join, (estimate(&join.left), estimate(&join.right)));
+                        if held == side { origin.map(Origin::gathered) } else { origin }
+                    }
                     JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark if index < width => {
                         self.origin(&join.left, index)
                     }
@@ -159,6 +198,14 @@ impl Planner {
         });
         predicates.reduce(and)
     }
+
+    /// `flow`, the rows of `scan`, held up until those joins have told what they ask that wait is worth it for.
+    pub(super) fn awaited(&mut self, scan: &TableScan, flow: Flow) -> Flow {
+        let filters = self.runtime_filters.planned.iter();
+        let filters = filters.filter(|planned| planned.scan == place(scan) && planned.is_awaited);
+        let filters: Vec<_> = filters.map(|planned| planned.filter.clone()).collect();
+        if filters.is_empty() { flow } else { self.row_wise("await filter", AwaitFilters::new(filters), flow) }
+    }
 }
 
 pub(super) fn and(left: Expression, right: Expression) -> Expression {
@@ -171,10 +218,36 @@ fn place(scan: &TableScan) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use datafusion_expr::logical_plan::Union;
 
     use super::*;
     use crate::LocalCluster;
+
+    #[test]
+    fn rows_that_are_gathered_before_the_join_await_its_filter_unless_that_may_wait_for_them() {
+        let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start().expect("starts");
+        for (name, rows) in [("few", 10), ("many", 20_000)] {
+            let numbers = Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef;
+            let batch = RecordBatch::try_from_iter([("k", Arc::clone(&numbers)), ("v", numbers)]).expect("two columns");
+            let table = cluster.from_batches(batch.schema(), vec![batch]).expect("a frame");
+            cluster.register_table(name, &table).expect("a table");
+        }
+        let awaits = |query: &str| {
+            let frame = cluster.sql(query).expect("a query");
+            let lines = frame.explain().expect("a plan");
+            (lines.matches("await filter").count(), frame.compute().expect("computed").num_rows())
+        };
+        let sums = "(select k, sum(v) as s from many group by k)";
+        assert_eq!(awaits("select * from few join many on few.k = many.k"), (0, 10), "the mailbox holds it up");
+        assert_eq!(awaits(&format!("select * from few join {sums} t on few.k = t.k")), (1, 10));
+        assert_eq!(awaits(&format!("select * from {sums} t where k in (select v from few)")), (1, 10));
+        let shared = format!(
+            "with t as {sums} select * from (select k, count(*) from many group by k) a \
+             join (select k from t where s < 7) b on a.k = b.k join t on t.k = a.k"
+        );
+        assert_eq!(awaits(&shared).1, 7);
+    }
 
     #[test]
     fn a_scan_that_two_steps_read_is_known_to_be_shared() {
