@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use aqueduct_operators::{Expression, MemorySource, Window, WindowFunction};
+use aqueduct_operators::{Expression, Filter, MemorySource, TopPerGroup, Window, WindowFunction};
 use aqueduct_runtime::allocator::CountingAllocator;
 use aqueduct_runtime::state::SortColumn;
 use aqueduct_runtime::testing::{assert_within_limit, eventually};
@@ -13,12 +13,12 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{Int64Type, SchemaRef, UInt64Type};
 use arrow::record_batch::RecordBatch;
-use datafusion_expr::{WindowFrame, WindowFunctionDefinition};
+use datafusion_expr::{Operator, WindowFrame, WindowFunctionDefinition};
 use datafusion_functions_aggregate::sum::sum_udaf;
 use datafusion_functions_window::lead_lag::lag_udwf;
-use datafusion_functions_window::rank::percent_rank_udwf;
+use datafusion_functions_window::rank::{percent_rank_udwf, rank_udwf};
 use datafusion_functions_window::row_number::row_number_udwf;
-use datafusion_physical_expr::expressions::col;
+use datafusion_physical_expr::expressions::{binary, col, lit};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
@@ -187,6 +187,76 @@ fn a_window_that_is_dropped_leaves_nothing_behind() {
         let mut stream = job.take_result(result).expect("taken once");
         stream.next().expect("a batch").expect("it runs");
         drop((stream, job));
+        assert_clean(&cluster);
+    });
+}
+
+/// The first two rows of each partition, or of all by `rank`, where those that cannot be among them are not sent.
+fn first_rows(input: Vec<RecordBatch>, partitions: usize, partitioned: bool) -> (Graph, aqueduct_runtime::ResultId) {
+    let schema = input[0].schema();
+    let definition = WindowFunctionDefinition::WindowUDF(if partitioned { row_number_udwf() } else { rank_udwf() });
+    let function = WindowFunction::new(definition, vec![], WindowFrame::new(None), "number");
+    let order = vec![SortColumn { column: 1, options: SortOptions { descending: true, nulls_first: false } }];
+    let partition_by = if partitioned { vec![0] } else { vec![] };
+    let window = Window::try_new(Arc::clone(&schema), partition_by, order, vec![function]).expect("a window");
+    let top: TopPerGroup = window.top(0, 2).expect("of use");
+    let output = aqueduct_runtime::OperatorSpec::output_schema(&window, 0, &[Arc::clone(&schema)]).expect("a schema");
+    let mut graph = Graph::new();
+    let source = graph.source("rows", MemorySource::new(Arc::clone(&schema), input));
+    graph.set_partitions(source, Partitions::Fixed(partitions));
+    let top = graph.operator("top per group", top, source);
+    let exchange = if partitioned { top.hash(["k"]) } else { top.gather() };
+    let node = graph.operator("window", window, exchange);
+    if partitioned {
+        graph.set_partitions(node, Partitions::Fixed(partitions));
+    }
+    let number = col("number", &output).expect("a column");
+    let first = binary(number, Operator::LtEq, lit(2u64), &output).expect("compares");
+    let filter = graph.operator("filter", Filter::new(first), node);
+    let result = graph.result("result", filter.gather());
+    (graph, result)
+}
+
+#[test]
+fn the_first_rows_of_skewed_windows_are_right_over_1_2_and_8_partitions() {
+    within_two_minutes(|| {
+        for (workers, partitions, limit) in [(1, 1, 256 * MIB), (2, 2, 16 * MIB), (2, 8, 64 * MIB)] {
+            let cluster = cluster(workers, limit);
+            for (count, partitioned) in [(0, true), (1, true), (30_000, true), (30_000, false)] {
+                let input = rows(count);
+                let mut all: Vec<(i64, i64)> = Vec::new();
+                for batch in &input {
+                    let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>().values().to_vec();
+                    let keys = if partitioned { ints(0) } else { vec![0; batch.num_rows()] };
+                    all.extend(keys.into_iter().zip(ints(1)));
+                }
+                all.sort_unstable_by_key(|(key, order)| (*key, -order));
+                let groups = all.chunk_by(|one, other| one.0 == other.0);
+                let mut expected: Vec<_> = groups.flat_map(|group| group[..group.len().min(2)].to_vec()).collect();
+                let (graph, result) = first_rows(input, partitions, partitioned);
+                let mut found: Vec<(i64, i64)> = Vec::new();
+                for batch in collect(&cluster, &graph, result) {
+                    let ints = |column: usize| batch.column(column).as_primitive::<Int64Type>().values().to_vec();
+                    let keys = if partitioned { ints(0) } else { vec![0; batch.num_rows()] };
+                    found.extend(keys.into_iter().zip(ints(1)));
+                }
+                found.sort_unstable();
+                expected.sort_unstable();
+                assert_eq!(found, expected, "{count} rows over {partitions} partitions");
+            }
+            assert_clean(&cluster);
+        }
+    });
+}
+
+#[test]
+fn first_rows_that_are_dropped_leave_nothing_behind() {
+    within_two_minutes(|| {
+        let cluster = cluster(2, 32 * MIB);
+        let (graph, result) = first_rows(rows(200_000), 2, true);
+        let mut job = cluster.run(&graph).expect("it is admitted");
+        drop(job.take_result(result).expect("taken once"));
+        drop(job);
         assert_clean(&cluster);
     });
 }

@@ -25,6 +25,7 @@ mod semi;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod top;
 mod unnest;
 mod window;
 
@@ -51,6 +52,7 @@ use crate::stack::on_large_stack;
 use hashed::Hashed;
 use repeated::Repeated;
 use runtime_filter::RuntimeFilters;
+use top::Wanted;
 
 /// Ports that a node may have.
 const MOST_PORTS: usize = 64;
@@ -144,6 +146,8 @@ struct Planner {
     settings: Settings,
     /// Whether what is being planned feeds a limit, row by row.
     stops_early: bool,
+    /// Which rows of the next window anybody wants to see.
+    wanted: Option<Wanted>,
     /// What the plan says more than once.
     repeated: Repeated,
     /// What joins ask of scans that are still to be planned.
@@ -162,6 +166,7 @@ impl Planner {
             props,
             settings,
             stops_early: false,
+            wanted: None,
             repeated,
             runtime_filters: RuntimeFilters::of(plan)?,
             names: 0,
@@ -192,6 +197,7 @@ impl Planner {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::SubqueryAlias(alias) => self.plan(&alias.input),
             LogicalPlan::Filter(filter) => {
+                self.wanted = self.wanted_by(filter);
                 let input = self.plan(&filter.input)?;
                 let predicate = self.expression(&filter.predicate, filter.input.schema())?;
                 Ok(self.row_wise("filter", Filter::new(predicate), input))

@@ -320,3 +320,38 @@ fn a_not_in_of_many_rows_is_hashed() {
     let of = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!((of("=> hash("), of("=> broadcast"), of("hash join: leftanti")), (2, 1, 1), "{lines:#?}");
 }
+
+#[test]
+fn the_first_rows_of_a_window_are_looked_for_before_the_rows_are_sent() {
+    let cluster = cluster();
+    let place = || crate::functions::row_number().over_sorted("category", crate::desc("value"));
+    let ranked = || sales(&cluster).with_column("place", place());
+    let first = ranked().filter(col("place").lt_eq(lit(2)));
+    starts_with(
+        &lines(&first),
+        &[
+            "stage 0, 2 tasks",
+            "batches (memory)",
+            "top per group: row_number <= 2 by category in order of value desc nulls last",
+            "=> hash",
+            "stage 1",
+            "window",
+            "filter",
+            "project",
+            "=> gather to result",
+        ],
+    );
+    let has = |frame: &Frame| lines(frame).iter().any(|line| line.starts_with("top per group"));
+    assert!(has(&first.select(["id"])));
+    assert!(has(&ranked().filter(col("place").eq(lit(1)).and(col("value").gt(lit(1.0))))));
+    assert!(has(&ranked().filter(lit(3).gt(col("place")))));
+    // Others would miss rows, or all are wanted.
+    assert!(!has(&ranked()));
+    assert!(!has(&ranked().filter(col("place").gt(lit(2)))));
+    assert!(!has(&ranked().filter(col("place").lt_eq(lit(2)).or(col("value").gt(lit(1.0))))));
+    assert!(!has(&ranked().filter(col("place").lt_eq(lit(1000)))));
+    let total = sum(col("value")).over_sorted("category", crate::desc("value"));
+    assert!(!has(&ranked().with_column("total", total).filter(col("place").lt_eq(lit(2)))));
+    let other = sum(col("value")).over("id");
+    assert!(!has(&ranked().with_column("total", other).filter(col("place").lt_eq(lit(2)))));
+}

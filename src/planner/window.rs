@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 
 impl Planner {
     pub(super) fn window(&mut self, plan: &WindowPlan) -> Result<Flow> {
+        let wanted = self.wanted.take();
         let input = self.plan_for(&plan.input, false)?;
         let rows = plan.input.schema();
         let mut keys: Vec<Expr> = Vec::new();
@@ -41,6 +42,10 @@ impl Planner {
         partitions.sort_unstable();
         partitions.dedup();
         let spec = Window::try_new(SchemaRef::clone(&schema), partitions.clone(), order_by, functions)?;
+        // Rows that nobody will see need not be sent.
+        if let Some(top) = wanted.and_then(|wanted| spec.top(wanted.function, wanted.rows)) {
+            keyed.flow = self.row_wise("top per group", top, keyed.flow);
+        }
         let node = keyed.flow.node;
         let by_key = if partitions.is_empty() {
             node.gather()

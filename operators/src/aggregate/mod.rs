@@ -20,9 +20,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use buckets::own;
 pub use describe::Aggregate;
 pub(crate) use describe::normalised;
 pub use final_aggregate::FinalAggregate;
 pub use grouping_sets::GroupingSets;
+pub(crate) use keys::{GroupKeys, WithKeys, doubling, with_keys};
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};
+pub(crate) use table::bytes_of;

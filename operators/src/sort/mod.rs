@@ -45,7 +45,7 @@ fn check_input(planned: &SchemaRef, input: &SchemaRef) -> Result<()> {
 }
 
 /// Keys as `explain` shows them.
-fn detail(schema: &SchemaRef, keys: &[SortColumn], fetch: Option<usize>) -> String {
+pub(crate) fn detail(schema: &SchemaRef, keys: &[SortColumn], fetch: Option<usize>) -> String {
     let keys = keys.iter().map(|key| {
         let descending = if key.options.descending { " desc" } else { "" };
         // Nulls come last where values ascend and first where they descend, unless it is said otherwise.

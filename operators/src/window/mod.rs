@@ -29,7 +29,7 @@ mod pick;
 mod rank;
 mod tape;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -40,7 +40,9 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use self::function::Plan;
 pub use self::function::{LoweredWindowFunction, WindowFunction};
 use self::instance::Instance;
+use self::rank::Place;
 use crate::expression::same_types;
+use crate::top::{TopKind, TopPerGroup};
 
 /// Computes functions over windows that have one partitioning and one order in common.
 ///
@@ -109,6 +111,27 @@ impl Window {
         let output = Arc::new(Schema::new_with_metadata(output, schema.metadata().clone()));
         let shared = Shared { input: schema, output, sorted, normalised, partition_by, order_by, functions, plans };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What may stand before the exchange where only rows are wanted whose `function` is at most `rows`: an operator that
+    /// leaves out others. `None` if the function does not number rows, if another one sees what would be left out, or if
+    /// it is not worth its while.
+    pub fn top(&self, function: usize, rows: usize) -> Option<TopPerGroup> {
+        let kind = |(plan, _): &(Plan, FieldRef)| match plan {
+            Plan::Place(Place::RowNumber) => Some(TopKind::RowNumber),
+            Plan::Place(Place::Rank) => Some(TopKind::Rank),
+            Plan::Place(Place::DenseRank) => Some(TopKind::DenseRank),
+            _ => None,
+        };
+        let Shared { input, normalised, partition_by, plans, .. } = &*self.shared;
+        // A number depends on no row that is behind.
+        let kinds = plans.iter().map(kind).collect::<Option<Vec<_>>>()?;
+        let given = |column: usize| column.checked_sub(input.fields().len()).map_or(column, |made| normalised[made]);
+        let mut order_by = self.shared.sort_columns();
+        order_by.retain(|by| !partition_by.contains(&by.column));
+        let order_by = order_by.into_iter().map(|by| SortColumn { column: given(by.column), ..by }).collect();
+        let partition_by = partition_by.iter().map(|column| given(*column)).collect();
+        TopPerGroup::try_new(Arc::clone(input), partition_by, order_by, *kinds.get(function)?, rows)
     }
 }
 

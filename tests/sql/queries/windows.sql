@@ -66,3 +66,27 @@ select id, nth_value(amount, 2) over (order by id rows between 2 preceding and 1
 select id, nth_value(quantity, 2) over (partition by product order by quantity range between current row and unbounded following) as second from sales where id <= 60;
 -- first_and_last_of_a_frame
 select id, first_value(amount) over w as f, last_value(amount) over w as l from sales where id <= 60 window w as (partition by product order by id rows between 1 preceding and 2 following);
+-- first_rows_by_rank
+select product, region, quantity, r from (select *, rank() over (partition by product, region order by quantity desc) as r from sales) x where r < 3;
+-- first_rows_by_dense_rank
+select id, d from (select id, dense_rank() over (partition by region order by quantity) as d from sales) x where d = 2 or d = 1;
+-- first_rows_with_peers
+select region, quantity, n from (select region, quantity, row_number() over (partition by region order by quantity) as n from sales) x where n <= 4;
+-- first_rows_of_nulls
+select dept_id, salary, n from (select dept_id, salary, row_number() over (partition by dept_id order by salary desc nulls first) as n from employees) x where n between 1 and 3;
+-- first_rows_of_all
+select id, r from (select id, rank() over (order by amount desc) as r from sales) x where r <= 5;
+-- first_rows_without_order
+select count(*) as n, min(r) as first, max(r) as last from (select row_number() over (partition by emp_id) as r from sales) x where r <= 2;
+-- first_rows_by_text_and_time
+select emp_id, product, sold from (select emp_id, product, sold, row_number() over (partition by emp_id order by product desc, sold desc) as n from sales) x where n = 1;
+-- first_rows_of_computed_keys
+select m, id from (select id % 7 as m, id, row_number() over (partition by id % 7 order by -quantity, id) as n from sales) x where n <= 2 and m <> 3;
+-- first_rows_beside_others
+select id, n, total from (select id, row_number() over (partition by product order by id) as n, sum(quantity) over (partition by product order by id desc) as total from sales) x where n <= 2;
+-- first_rows_used_twice
+with numbered as (select id, product, row_number() over (partition by product order by amount desc, id) as n from sales) select a.id, b.id as other from numbered a join numbered b on a.product = b.product where a.n <= 2 and b.n = 3;
+-- first_rows_of_a_qualified_rank
+select id, product from sales qualify rank() over (partition by product order by quantity desc) <= 1;
+-- second_rows
+select product, id from (select product, id, row_number() over (partition by product order by id desc) as n from sales) x where n in (2, 4);

@@ -20,6 +20,7 @@ use foldhash::fast::RandomState;
 use bytes::BytesKeys;
 use columns::ColumnKeys;
 use number::NumberKeys;
+pub(crate) use number::{WithKeys, with_keys};
 use rows::RowKeys;
 
 /// Numbers for distinct keys, by the fastest way that the types of the key columns allow.

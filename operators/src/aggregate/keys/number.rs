@@ -150,7 +150,7 @@ pub(super) fn hash(hash: &KeyHash, column: &ArrayRef, hashes: &mut [u64]) {
 }
 
 /// What is done with the values of a column, once their width is known.
-pub(super) trait WithKeys {
+pub(crate) trait WithKeys {
     fn call(self, keys: impl Iterator<Item = u64>, nulls: Option<&NullBuffer>);
 }
 
@@ -179,7 +179,7 @@ impl WithKeys for Hash<'_> {
     }
 }
 
-pub(super) fn with_keys(column: &ArrayRef, action: impl WithKeys) {
+pub(crate) fn with_keys(column: &ArrayRef, action: impl WithKeys) {
     fn typed<T: ArrowNativeType>(data: &ArrayData) -> &[T] {
         &data.buffers()[0].typed_data::<T>()[data.offset()..data.offset() + data.len()]
     }

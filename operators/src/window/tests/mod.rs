@@ -29,7 +29,7 @@ fn aggregate(name: &str) -> Arc<AggregateUDF> {
     all_default_aggregate_functions().into_iter().find(|function| function.name() == name).expect("an aggregate")
 }
 
-fn window(name: &str) -> Arc<WindowUDF> {
+pub(crate) fn window(name: &str) -> Arc<WindowUDF> {
     all_default_window_functions().into_iter().find(|function| function.name() == name).expect("a window function")
 }
 
@@ -62,7 +62,7 @@ fn frame(name: &str, offset: &dyn Fn(&str) -> ScalarValue) -> WindowFrame {
     WindowFrame::new_bounds(units, end(low, true), end(high, false))
 }
 
-fn rows_frame(name: &str) -> WindowFrame {
+pub(crate) fn rows_frame(name: &str) -> WindowFrame {
     frame(name, &|count| ScalarValue::UInt64(Some(count.parse().expect("a number"))))
 }
 
@@ -70,7 +70,7 @@ fn column(name: &str, schema: &SchemaRef) -> Expression {
     col(name, schema).expect("a column")
 }
 
-fn function(
+pub(crate) fn function(
     definition: impl Into<WindowFunctionDefinition>,
     arguments: Vec<Expression>,
     frame: WindowFrame,
@@ -124,7 +124,7 @@ fn run(window: &Window, input: &[RecordBatch], options: &Run) -> Result<Outcome>
 }
 
 /// As a task does: what was given is nobody else's, what was emitted no longer the operator's.
-fn drive(operator: &mut dyn Operator, input: &[RecordBatch], force_spill: bool) -> Result<Vec<RecordBatch>> {
+pub(crate) fn drive(operator: &mut dyn Operator, input: &[RecordBatch], force_spill: bool) -> Result<Vec<RecordBatch>> {
     let mut out = Outbox::new();
     let mut emitted = Vec::new();
     let mut settle = |operator: &mut dyn Operator, mut step: Step, out: &mut Outbox| -> Result<()> {
