@@ -8,6 +8,7 @@ mod hostile;
 mod large;
 mod prometheus;
 mod report;
+mod trace;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
