@@ -206,8 +206,11 @@ function area(history, worker, limit) {
   const [width, height] = [900, 130];
   if (samples.length < 2) return empty("A picture over time is drawn while this page is open.");
   const [first, last] = [samples[0].time_ms, samples[samples.length - 1].time_ms];
+  // Where all of it is far below the limit, the picture is of the part that there is.
+  const most = Math.max(1, ...samples.map((sample) => Math.max(sum(sample.workers[worker]), sample.charged_bytes[worker])));
+  const top = most > limit / 3 ? limit : 2 ** Math.ceil(Math.log2(most * 1.2));
   const x = (sample) => (((sample.time_ms - first) / Math.max(1, last - first)) * width).toFixed(1);
-  const y = (value) => (height - (Math.min(value, limit) / limit) * (height - 6)).toFixed(1);
+  const y = (value) => (height - (Math.min(value, top) / top) * (height - 6)).toFixed(1);
   const base = samples.map(() => 0);
   const parts = KINDS.map(([kind]) => {
     const lower = samples.map((sample, index) => `${x(sample)},${y(base[index])}`);
@@ -217,9 +220,9 @@ function area(history, worker, limit) {
   });
   return el("figure", { class: "area" },
     el("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `Memory of worker ${worker} over time` },
-      el("line", { class: "limit", x1: 0, x2: width, y1: 6, y2: 6 }), parts,
+      el("line", { class: top === limit ? "limit" : "top", x1: 0, x2: width, y1: 6, y2: 6 }), parts,
       el("polyline", { class: "charged", points: samples.map((sample) => `${x(sample)},${y(sample.charged_bytes[worker])}`).join(" ") })),
-    el("figcaption", {}, el("span", {}, clock(first)), el("span", {}, `limit ${bytes(limit)}`), el("span", {}, clock(last))));
+    el("figcaption", {}, el("span", {}, clock(first)), el("span", {}, top === limit ? `limit ${bytes(limit)}` : `up to ${bytes(top)}; the limit of ${bytes(limit)} is far above`), el("span", {}, clock(last))));
 }
 
 const TABS = [["graph", "Graph"], ["analysis", "Explain analyze"], ["plan", "Plan"]];

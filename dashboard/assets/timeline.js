@@ -32,14 +32,15 @@ export function timeline(root) {
   };
 
   function controls() {
-    const icons = (list) => el("ul", { class: "legend" }, list.map(([kind, text]) => el("li", {}, el("i", { class: kind }), text)));
+    const icons = (label, list) => el("ul", { class: "legend" }, el("li", { class: "label" }, label), list.map(([kind, text]) => el("li", {}, el("i", { class: kind }), text)));
     replace(head, el("div", {},
       el("div", { class: "heading" }, el("h2", {}, "Timeline"), el("span", { class: "note" }, "recorded while this page is open; hold it, then turn the wheel to zoom and drag to move")),
       el("div", { class: "filters" }, SPANS.map((value) => el("button", { "data-span": value, "aria-pressed": String(value === seconds) }, duration(value))),
         el("button", { "data-hold": "", "aria-pressed": String(held) }, held ? "Go on" : "Hold"),
         el("a", { class: "button", href: "/api/timeline/trace", download: "aqueduct-trace.json" }, "Chrome trace")),
-      icons([...colours].slice(-16).map(([key, index]) => [`lane c${index}`, key.replace(/^(\d+) /, "job $1: ")])),
-      icons([...GAPS.map(([kind, text]) => [`gap ${kind}`, text]), ...DISK.filter(([kind]) => kind !== "operator").map(([kind, text]) => [`disk ${kind}`, text])])));
+      colours.size ? icons("Ran", [...colours].slice(-16).map(([key, index]) => [`lane c${index}`, key.replace(/^(\d+) /, "job $1: ")])) : null,
+      icons("Ran nothing", GAPS.map(([kind, text]) => [`gap ${kind}`, text])),
+      icons("I/O threads", DISK.filter(([kind]) => kind !== "operator").map(([kind, text]) => [`disk ${kind}`, text]))));
   }
 
   function draw() {

@@ -9,6 +9,7 @@ use actix_web::rt::time::sleep;
 use actix_web::web::{self, Data, Path, PathConfig, Query, QueryConfig, ServiceConfig};
 use actix_web::{HttpResponse, Resource, Responder, Route};
 use aqueduct_runtime::Observer;
+use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::observe::{ObservedJob, Timeline};
 use serde::Deserialize;
 use serde_json::json;
@@ -137,6 +138,10 @@ async fn memory(context: Data<Context>) -> impl Responder {
     HttpResponse::Ok().json(json!({ "workers": workers, "history": context.live.history() }))
 }
 
+/// States that jobs can be asked for by.
+const STATES: [JobState; 5] =
+    [JobState::Waiting, JobState::Running, JobState::Finished, JobState::Failed, JobState::Cancelled];
+
 /// Which jobs are asked for.
 #[derive(Debug, Deserialize)]
 struct Filter {
@@ -145,6 +150,10 @@ struct Filter {
 
 async fn jobs(context: Data<Context>, filter: Query<Filter>) -> impl Responder {
     let observer = &context.observer;
+    if filter.state.as_deref().is_some_and(|wanted| STATES.iter().all(|state| state.name() != wanted)) {
+        let states = STATES.map(JobState::name).join(", ");
+        return refusal(StatusCode::BAD_REQUEST, &format!("a job's state is one of {states}"));
+    }
     let summaries = observer.jobs().into_iter().rev().map(|job| {
         let metrics = job.metrics();
         JobSummary::of(observer, &job, &metrics, &metrics)
