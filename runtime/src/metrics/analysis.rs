@@ -199,7 +199,7 @@ impl fmt::Display for Analysis {
         writeln!(f, "{}", self.setup)?;
         writeln!(
             f,
-            "at most {} held on a worker, {} spilled, {} spooled",
+            "at most {} charged on a worker so far, {} spilled, {} spooled",
             format_bytes(peak),
             format_bytes(spilled as usize),
             format_bytes(spooled as usize)
