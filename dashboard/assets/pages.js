@@ -41,8 +41,10 @@ function workerCard(worker, index, history) {
       el("div", { class: "threads" }, (worker.threads.length ? worker.threads : [0]).map((share, thread) => el("div", { class: "thread" },
         el("span", { class: "label" }, `thread ${thread}`), el("span", { class: "meter" }, el("span", { width_share: share })), el("span", { class: "figure" }, percent(share))))),
       values.length > 1 ? el("figure", {}, sparkline(values, worker.limit_bytes, "memory over time"), el("figcaption", {}, `${bytes(worker.charged_bytes)} charged`)) : null),
-    worker.overruns ? el("p", { class: "warning" }, `over its limit ${exact(worker.overruns)} times, for a moment each`) : null);
+    worker.overruns ? el("p", { class: "warning" }, `over its limit ${times(worker.overruns)}, because an estimate was too small`) : null);
 }
+
+const times = (count) => (count === 1 ? "once" : `${exact(count)} times`);
 
 function progress(job) {
   if (!job.total_bytes) return el("span", { class: "quiet" }, `${bytes(job.bytes)} read`);
@@ -167,8 +169,10 @@ export function memory(root) {
 function pressure(workers) {
   const all = (key) => workers.reduce((total, worker) => total + worker.counts[key], 0);
   const asked = all("reclaims");
-  if (!asked && !all("spills")) return "nobody has been, so far";
-  return `holders were asked ${exact(asked)} times, ${exact(all("vain_reclaims"))} of them in vain, and gave ${bytes(all("reclaimed_bytes"))} back; ${bytes(all("spilled_bytes"))} went to disk in ${exact(all("spills"))} pieces`;
+  const overruns = workers.reduce((total, worker) => total + worker.overruns, 0);
+  const over = overruns ? `; a worker went over its limit ${times(overruns)}` : "";
+  if (!asked && !all("spills")) return `nobody was asked for any so far${over}`;
+  return `holders were asked ${exact(asked)} times, ${exact(all("vain_reclaims"))} of them in vain, and gave ${bytes(all("reclaimed_bytes"))} back; ${bytes(all("spilled_bytes"))} went to disk in ${exact(all("spills"))} pieces${over}`;
 }
 
 // The newest of all workers first.
@@ -186,7 +190,7 @@ function done({ kind, bytes }) {
 
 // Who was asked for memory and what came of it, who wrote to disk, and who went over the limit.
 export function eventTable(events) {
-  if (!events.length) return empty("Nobody was asked to give memory back, and nothing was written to disk.");
+  if (!events.length) return empty("Nobody was asked to give memory back, nothing was written to disk, and nobody went over the limit.");
   return el("div", { class: "scroll" }, el("table", { class: "events" },
     el("thead", {}, el("tr", {}, ["Time", "What", "Who", "#Job", "#Worker", "#Asked for", "#Freed, written or over", "#Times"].map(column))),
     el("tbody", {}, events.map(([worker, event]) => el("tr", {},

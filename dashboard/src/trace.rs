@@ -1,15 +1,16 @@
 //! The timeline as a file for `chrome://tracing` and Perfetto: the same steps, gaps and work of I/O threads as on the page.
 //!
 //! A worker is a process. Each of its threads is a track of steps, with why it ran nothing between them; what its I/O
-//! threads did is on as many tracks more as there was at a time. Nothing on a track overlaps.
+//! threads did is on as many tracks more as there was at a time. Nothing on a track overlaps. Processes and threads are
+//! numbered from 1 on, and no two threads alike: readers take 0 for the system's, and some take a thread's number alone.
 
 use aqueduct_runtime::observe::{DiskSpan, DiskWork, Gap, Span, SpanEnd, Timeline};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The first track of I/O threads, after those of all threads that a worker may have.
-const DISK_TRACK: usize = 100_000;
+/// Where the tracks of the I/O threads of a process begin, after those of all threads.
+const IO_TRACKS: usize = 100_000;
 
 /// One event of the format: complete (`X`), or about a track (`M`).
 #[derive(Serialize)]
@@ -118,20 +119,21 @@ fn tracks(work: &[DiskSpan]) -> Vec<(usize, &DiskSpan)> {
 pub(crate) fn text(timeline: &Timeline) -> String {
     let mut file = File(r#"{"displayTimeUnit":"ms","traceEvents":["#.into());
     for (worker, work) in &timeline.disks {
-        file.name((*worker, 0), "process_name", json!({ "name": format!("worker {worker}") }));
-        file.name((*worker, 0), "process_sort_index", json!({ "sort_index": worker }));
+        let process = worker + 1;
+        file.name((process, 0), "process_name", json!({ "name": format!("worker {worker}") }));
+        file.name((process, 0), "process_sort_index", json!({ "sort_index": worker }));
         let work = tracks(work);
+        let place = |track: usize| (process, process * IO_TRACKS + track);
         for track in 0..work.iter().map(|(track, _)| track + 1).max().unwrap_or(0) {
-            file.track((*worker, DISK_TRACK + track), &format!("I/O {track}"));
+            file.track(place(track), &format!("I/O {track}"));
         }
-        work.into_iter().for_each(|(track, span)| file.disk((*worker, DISK_TRACK + track), span));
+        work.into_iter().for_each(|(track, span)| file.disk(place(track), span));
     }
-    for (worker, thread, spans) in &timeline.threads {
-        file.track((*worker, *thread), &format!("thread {thread}"));
-        spans.iter().for_each(|span| file.step((*worker, *thread), span));
-    }
-    for (worker, thread, gaps) in &timeline.gaps {
-        gaps.iter().for_each(|gap| file.gap((*worker, *thread), gap));
+    for (index, ((worker, thread, spans), (.., gaps))) in timeline.threads.iter().zip(&timeline.gaps).enumerate() {
+        let place = (worker + 1, index + 1);
+        file.track(place, &format!("thread {thread}"));
+        spans.iter().for_each(|span| file.step(place, span));
+        gaps.iter().for_each(|gap| file.gap(place, gap));
     }
     file.0 + "]}\n"
 }

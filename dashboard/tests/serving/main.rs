@@ -6,6 +6,7 @@ mod bytes;
 mod ends;
 mod hostile;
 mod large;
+mod overrun;
 mod prometheus;
 mod report;
 mod trace;

@@ -94,6 +94,7 @@ fn tracks(trace: &Value) -> BTreeMap<(u64, u64), Track> {
     for event in trace["traceEvents"].as_array().expect("a list") {
         assert!(event["name"].as_str().is_some_and(|name| !name.is_empty()), "{event}");
         let place = (event["pid"].as_u64().expect("a process"), event["tid"].as_u64().expect("a thread"));
+        assert!(place.0 > 0, "that is the system's: {event}");
         match event["ph"].as_str().expect("a phase") {
             "M" => {
                 named.insert((place, event["name"].as_str().expect("text").to_string()));
@@ -107,6 +108,8 @@ fn tracks(trace: &Value) -> BTreeMap<(u64, u64), Track> {
             other => panic!("{other} is not used here"),
         }
     }
+    let threads: BTreeSet<u64> = tracks.keys().map(|(_, thread)| *thread).collect();
+    assert!(threads.len() == tracks.len() && !threads.contains(&0), "a thread's number is its own: {threads:?}");
     for (place, track) in &mut tracks {
         assert!(named.contains(&(*place, "thread_name".into())), "{place:?}");
         assert!(named.contains(&((place.0, 0), "process_name".into())), "{place:?}");
@@ -172,7 +175,7 @@ fn the_trace_has_what_the_timeline_has_and_its_durations_add_up() {
         assert!((told - sum(&tracks, kind)).abs() < events, "{kind}: {told}");
     }
     // Steps and gaps fill the time of a thread, but for what was between a wake-up and its step.
-    for ((worker, thread), track) in tracks.iter().filter(|((_, thread), _)| *thread < 100) {
+    for ((worker, thread), track) in tracks.iter().filter(|((_, thread), _)| *thread < 100_000) {
         let (first, last) = (track.first().expect("events"), track.last().expect("events"));
         let (whole, filled) = (last.0 + last.1 - first.0, track.iter().map(|event| event.1).sum::<f64>());
         assert!(filled <= whole + 1.0 && filled > 0.9 * whole, "worker {worker}, thread {thread}: {filled} of {whole}");
