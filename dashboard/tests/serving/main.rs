@@ -1,11 +1,11 @@
 //! The dashboard from the outside: over sockets, with nothing between.
 
+mod alone;
 mod api;
 mod browser;
 mod bytes;
 mod ends;
 mod hostile;
-mod large;
 mod overrun;
 mod prometheus;
 mod report;
