@@ -41,8 +41,10 @@ function workerCard(worker, index, history) {
       el("div", { class: "threads" }, (worker.threads.length ? worker.threads : [0]).map((share, thread) => el("div", { class: "thread" },
         el("span", { class: "label" }, `thread ${thread}`), el("span", { class: "meter" }, el("span", { width_share: share })), el("span", { class: "figure" }, percent(share))))),
       values.length > 1 ? el("figure", {}, sparkline(values, worker.limit_bytes, "memory over time"), el("figcaption", {}, `${bytes(worker.charged_bytes)} charged`)) : null),
-    worker.overruns ? el("p", { class: "warning" }, `over its limit ${exact(worker.overruns)} times, for a moment each`) : null);
+    worker.overruns ? el("p", { class: "warning" }, `over its limit ${times(worker.overruns)}, because an estimate was too small`) : null);
 }
+
+const times = (count) => (count === 1 ? "once" : `${exact(count)} times`);
 
 function progress(job) {
   if (!job.total_bytes) return el("span", { class: "quiet" }, `${bytes(job.bytes)} read`);
@@ -167,8 +169,10 @@ export function memory(root) {
 function pressure(workers) {
   const all = (key) => workers.reduce((total, worker) => total + worker.counts[key], 0);
   const asked = all("reclaims");
-  if (!asked && !all("spills")) return "nobody has been, so far";
-  return `holders were asked ${exact(asked)} times, ${exact(all("vain_reclaims"))} of them in vain, and gave ${bytes(all("reclaimed_bytes"))} back; ${bytes(all("spilled_bytes"))} went to disk in ${exact(all("spills"))} pieces`;
+  const overruns = workers.reduce((total, worker) => total + worker.overruns, 0);
+  const over = overruns ? `; a worker went over its limit ${times(overruns)}` : "";
+  if (!asked && !all("spills")) return `nobody was asked for any so far${over}`;
+  return `holders were asked ${exact(asked)} times, ${exact(all("vain_reclaims"))} of them in vain, and gave ${bytes(all("reclaimed_bytes"))} back; ${bytes(all("spilled_bytes"))} went to disk in ${exact(all("spills"))} pieces${over}`;
 }
 
 // The newest of all workers first.
@@ -186,7 +190,7 @@ function done({ kind, bytes }) {
 
 // Who was asked for memory and what came of it, who wrote to disk, and who went over the limit.
 export function eventTable(events) {
-  if (!events.length) return empty("Nobody was asked to give memory back, and nothing was written to disk.");
+  if (!events.length) return empty("Nobody was asked to give memory back, nothing was written to disk, and nobody went over the limit.");
   return el("div", { class: "scroll" }, el("table", { class: "events" },
     el("thead", {}, el("tr", {}, ["Time", "What", "Who", "#Job", "#Worker", "#Asked for", "#Freed, written or over", "#Times"].map(column))),
     el("tbody", {}, events.map(([worker, event]) => el("tr", {},
@@ -206,8 +210,11 @@ function area(history, worker, limit) {
   const [width, height] = [900, 130];
   if (samples.length < 2) return empty("A picture over time is drawn while this page is open.");
   const [first, last] = [samples[0].time_ms, samples[samples.length - 1].time_ms];
+  // Where all of it is far below the limit, the picture is of the part that there is.
+  const most = Math.max(1, ...samples.map((sample) => Math.max(sum(sample.workers[worker]), sample.charged_bytes[worker])));
+  const top = most > limit / 3 ? limit : 2 ** Math.ceil(Math.log2(most * 1.2));
   const x = (sample) => (((sample.time_ms - first) / Math.max(1, last - first)) * width).toFixed(1);
-  const y = (value) => (height - (Math.min(value, limit) / limit) * (height - 6)).toFixed(1);
+  const y = (value) => (height - (Math.min(value, top) / top) * (height - 6)).toFixed(1);
   const base = samples.map(() => 0);
   const parts = KINDS.map(([kind]) => {
     const lower = samples.map((sample, index) => `${x(sample)},${y(base[index])}`);
@@ -217,9 +224,9 @@ function area(history, worker, limit) {
   });
   return el("figure", { class: "area" },
     el("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `Memory of worker ${worker} over time` },
-      el("line", { class: "limit", x1: 0, x2: width, y1: 6, y2: 6 }), parts,
+      el("line", { class: top === limit ? "limit" : "top", x1: 0, x2: width, y1: 6, y2: 6 }), parts,
       el("polyline", { class: "charged", points: samples.map((sample) => `${x(sample)},${y(sample.charged_bytes[worker])}`).join(" ") })),
-    el("figcaption", {}, el("span", {}, clock(first)), el("span", {}, `limit ${bytes(limit)}`), el("span", {}, clock(last))));
+    el("figcaption", {}, el("span", {}, clock(first)), el("span", {}, top === limit ? `limit ${bytes(limit)}` : `up to ${bytes(top)}; the limit of ${bytes(limit)} is far above`), el("span", {}, clock(last))));
 }
 
 const TABS = [["graph", "Graph"], ["analysis", "Explain analyze"], ["plan", "Plan"]];

@@ -1,17 +1,23 @@
-// What each thread ran when, and what went to disk and back. Time runs to the right; the newest is at the right edge.
+// What each thread ran when, why it ran nothing, and what its worker's I/O threads did. Time runs to the right.
 
 import { bytes, duration, el, replace } from "./format.js";
 
 const COLOURS = 8;
 const WIDTH = 1200;
-// Why a thread ran nothing, the worst first: what the tasks on it wait for.
+const SPANS = [10, 2, 0.5, 0.1, 0.02];
+// Why a thread ran nothing: what the tasks on it wait for.
 const GAPS = [["parked", "parked: a receiver has no room"], ["memory", "short of memory"], ["blocked", "waits for disk or network"], ["idle", "waits for input"]];
-const DISK = [["spill", "writes to disk"], ["read", "reads back"]];
+// What I/O threads do, each kind in a line of its own.
+const DISK = [["source", "reads input", "reads"], ["sink", "writes output", "writes"], ["spill", "spills", "spills"], ["read", "reads spilled rows back", "reads back"], ["operator", "other work", "works"]];
+const LINE = 6;
+
+const end = (span) => span.start_seconds + span.length_seconds;
 
 export function timeline(root) {
   let seconds = 2;
-  let spans = null;
-  let disks = [];
+  let now = null;
+  // How far before now the right edge is; moved while the page is held.
+  let back = 0;
   let held = false;
   const head = el("div");
   const canvas = el("div", { class: "lanes" });
@@ -26,76 +32,113 @@ export function timeline(root) {
   };
 
   function controls() {
+    const icons = (label, list) => el("ul", { class: "legend" }, el("li", { class: "label" }, label), list.map(([kind, text]) => el("li", {}, el("i", { class: kind }), text)));
     replace(head, el("div", {},
-      el("div", { class: "heading" }, el("h2", {}, "Timeline"), el("span", { class: "note" }, "steps of tasks on each thread, and what goes to disk and back; recorded while this page is open")),
-      el("div", { class: "filters" }, [10, 2, 0.5, 0.1, 0.02].map((value) => el("button", { "data-span": value, "aria-pressed": String(value === seconds) }, duration(value))),
+      el("div", { class: "heading" }, el("h2", {}, "Timeline"), el("span", { class: "note" }, "recorded while this page is open; hold it, then turn the wheel to zoom and drag to move")),
+      el("div", { class: "filters" }, SPANS.map((value) => el("button", { "data-span": value, "aria-pressed": String(value === seconds) }, duration(value))),
         el("button", { "data-hold": "", "aria-pressed": String(held) }, held ? "Go on" : "Hold"),
         el("a", { class: "button", href: "/api/timeline/trace", download: "aqueduct-trace.json" }, "Chrome trace")),
-      el("ul", { class: "legend" }, [...colours].slice(-16).map(([key, index]) => el("li", {}, el("i", { class: `lane c${index}` }), key.replace(/^(\d+) /, "job $1: ")))),
-      el("ul", { class: "legend" }, [...GAPS.map(([kind, text]) => [`gap ${kind}`, text]), ...DISK.map(([kind, text]) => [`disk ${kind}`, text])].map(([kind, text]) => el("li", {}, el("i", { class: kind }), text)))));
+      colours.size ? icons("Ran", [...colours].slice(-16).map(([key, index]) => [`lane c${index}`, key.replace(/^(\d+) /, "job $1: ")])) : null,
+      icons("Ran nothing", GAPS.map(([kind, text]) => [`gap ${kind}`, text])),
+      icons("I/O threads", DISK.filter(([kind]) => kind !== "operator").map(([kind, text]) => [`disk ${kind}`, text]))));
   }
 
   function draw() {
-    if (!spans) return;
-    const ends = spans.flatMap(([, , steps]) => (steps.length ? [steps[steps.length - 1].start_seconds + steps[steps.length - 1].length_seconds] : []));
-    if (!ends.length) {
+    if (!now) return;
+    if (!now.threads.some(([, , steps]) => steps.length) && !now.gaps.some(([, , gaps]) => gaps.length)) {
       canvas.replaceChildren(el("p", { class: "empty" }, "Nothing has run since this page was opened."));
       return;
     }
-    const last = Math.max(...ends, ...disks.flatMap(([, work]) => work.slice(-1).map((span) => span.start_seconds + span.length_seconds)));
-    const x = (time) => Math.max(0, ((time - last + seconds) / seconds) * WIDTH);
-    const isShown = (span) => span.start_seconds + span.length_seconds > last - seconds;
+    const right = now.now_seconds - back;
+    const left = right - seconds;
+    const x = (time) => Math.max(0, Math.min(WIDTH, ((time - left) / seconds) * WIDTH));
+    const isShown = (span) => end(span) > left && span.start_seconds < right;
+    const part = (spans) => spans.reduce((all, span) => all + Math.min(end(span), right) - Math.max(span.start_seconds, left), 0) / seconds;
     const row = (label, svg, figure) => el("div", { class: "lanerow" }, el("span", { class: "label" }, label), svg, el("span", { class: "figure" }, figure));
-    const rows = spans.map(([worker, thread, steps]) => {
+    const box = (span, kind, y, height, title) => el("rect", { class: kind, x: x(span.start_seconds).toFixed(2), y, width: Math.max(0.4, x(end(span)) - x(span.start_seconds)).toFixed(2), height }, el("title", {}, title));
+    const rows = now.threads.map(([worker, thread, steps], index) => {
       const shown = steps.filter(isShown);
-      const busy = shown.reduce((all, step) => all + step.length_seconds, 0) / seconds;
-      const svg = el("svg", { viewBox: `0 0 ${WIDTH} 34`, preserveAspectRatio: "none" });
-      gaps(svg, steps, x, last);
+      const svg = el("svg", { viewBox: `0 0 ${WIDTH} 34`, preserveAspectRatio: "none", role: "img", "aria-label": `worker ${worker}, thread ${thread}` });
+      for (const gap of now.gaps[index][2].filter(isShown)) {
+        if (x(end(gap)) - x(gap.start_seconds) > 0.5) svg.append(box(gap, `gap ${gap.why}`, 13, 8, `${GAPS.find(([kind]) => kind === gap.why)?.[1] ?? gap.why}\n${duration(gap.length_seconds)}`));
+      }
       // Steps too short to be seen stand for those beside them.
       let drawn = -1;
       for (const step of shown) {
-        const left = x(step.start_seconds);
-        const right = x(step.start_seconds + step.length_seconds);
-        if (right < drawn + 0.3) continue;
-        drawn = Math.max(right, left + 0.4);
-        svg.append(el("rect", { class: `lane c${colour(step)}`, x: left.toFixed(2), y: 3, width: Math.max(0.4, right - left).toFixed(2), height: 28 },
-          el("title", {}, `${step.name} [${step.partition}]\njob ${step.job}, in ${step.node}\n${duration(step.length_seconds)}, then ${step.end}`)));
+        if (x(end(step)) < drawn + 0.3) continue;
+        drawn = Math.max(x(end(step)), x(step.start_seconds) + 0.4);
+        svg.append(box(step, `lane c${colour(step)}`, 3, 28, `${step.name} [${step.partition}]\njob ${step.job}, in ${step.node}\n${duration(step.length_seconds)}, ${step.end === "running" ? "in progress" : `then ${step.end}`}`));
       }
-      return row(`worker ${worker}, thread ${thread}`, svg, `${Math.round(Math.min(1, busy) * 100)} %`);
+      return row(`worker ${worker}, thread ${thread}`, svg, `${Math.round(Math.min(1, part(shown)) * 100)} %`);
     });
-    for (const [worker, work] of disks) {
+    for (const [worker, work] of now.disks) {
       const shown = work.filter(isShown);
       if (!shown.length) continue;
-      const svg = el("svg", { class: "thin", viewBox: `0 0 ${WIDTH} 20`, preserveAspectRatio: "none" });
+      const kinds = DISK.filter(([kind]) => shown.some((span) => span.work === kind));
+      const height = kinds.length * LINE + 4;
+      const svg = el("svg", { class: "thin", viewBox: `0 0 ${WIDTH} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `I/O of worker ${worker}` });
+      svg.style.height = `${height}px`;
       for (const span of shown) {
-        const left = x(span.start_seconds);
-        const right = x(span.start_seconds + span.length_seconds);
-        svg.append(el("rect", { class: `disk ${span.work}`, x: left.toFixed(2), y: span.work === "spill" ? 2 : 11, width: Math.max(0.4, right - left).toFixed(2), height: 7 },
-          el("title", {}, `${span.holder} ${span.work === "spill" ? "writes" : "reads"} ${bytes(span.bytes)}${span.job === null ? "" : `\njob ${span.job}`}\n${duration(span.length_seconds)}`)));
+        const line = kinds.findIndex(([kind]) => kind === span.work);
+        if (line < 0) continue;
+        svg.append(box(span, `disk ${span.work}`, 2 + line * LINE, LINE - 1, `${span.holder} ${kinds[line][2]}${span.bytes === null ? "" : ` ${bytes(span.bytes)}`}${span.job === null ? "" : `\njob ${span.job}`}\n${duration(span.length_seconds)}`));
       }
-      rows.push(row(`worker ${worker}, disk`, svg, bytes(shown.reduce((all, span) => all + span.bytes, 0))));
+      const moved = shown.reduce((all, span) => all + (span.bytes ?? 0), 0);
+      rows.push(row(`worker ${worker}, I/O`, svg, moved ? bytes(moved) : ""));
     }
-    canvas.replaceChildren(...rows, el("div", { class: "lanerow axis" }, el("span", { class: "label" }, ""), el("div", { class: "ends" }, el("span", {}, `−${duration(seconds)}`), el("span", {}, "now")), el("span", {})));
+    const ago = (time) => (time < 1e-4 ? "now" : `−${duration(time)}`);
+    canvas.replaceChildren(...rows, el("div", { class: "lanerow axis" }, el("span", { class: "label" }, ""), el("div", { class: "ends" }, el("span", {}, ago(back + seconds)), el("span", {}, ago(back))), el("span", {})));
   }
 
-  // What the tasks of a thread wait for while none of them runs.
-  function gaps(svg, steps, x, last) {
-    const ends = new Map();
-    steps.forEach((step, index) => {
-      ends.set(`${step.job} ${step.name} ${step.partition}`, step.end);
-      const from = step.start_seconds + step.length_seconds;
-      const to = steps[index + 1]?.start_seconds ?? last;
-      const reasons = new Set(ends.values());
-      const why = GAPS.find(([kind]) => reasons.has(kind));
-      if (why && x(to) - x(from) > 0.5) svg.append(el("rect", { class: `gap ${why[0]}`, x: x(from).toFixed(2), y: 13, width: (x(to) - x(from)).toFixed(2), height: 8 }, el("title", {}, `${why[1]}\n${duration(to - from)}`)));
-    });
+  function hold(on) {
+    held = on;
+    if (!held) {
+      back = 0;
+      seconds = SPANS.reduce((best, value) => (Math.abs(Math.log(value / seconds)) < Math.abs(Math.log(best / seconds)) ? value : best));
+    }
+    canvas.classList.toggle("held", held);
+    draw();
+    controls();
   }
+
+  // Where `event` is on the lanes, as a share of their width; `null` beside them.
+  function at(event) {
+    const lane = canvas.querySelector(".lanerow svg")?.getBoundingClientRect();
+    const share = lane ? (event.clientX - lane.left) / lane.width : -1;
+    return share >= 0 && share <= 1 ? share : null;
+  }
+
+  canvas.addEventListener("wheel", (event) => {
+    const share = at(event);
+    if (!held || share === null) return;
+    event.preventDefault();
+    const before = seconds;
+    seconds = Math.max(1e-4, Math.min(60, seconds * (event.deltaY > 0 ? 1.25 : 0.8)));
+    // What is under the pointer stays there.
+    back = Math.max(0, back + (1 - share) * (before - seconds));
+    draw();
+    controls();
+  }, { passive: false });
+
+  let dragged = null;
+  canvas.addEventListener("pointerdown", (event) => {
+    const lane = canvas.querySelector(".lanerow svg")?.getBoundingClientRect();
+    if (held && lane && at(event) !== null) dragged = { x: event.clientX, back, width: lane.width };
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!dragged) return;
+    back = Math.max(0, dragged.back + ((event.clientX - dragged.x) / dragged.width) * seconds);
+    draw();
+  });
+  const drop = () => { dragged = null; };
+  addEventListener("pointerup", drop);
+  addEventListener("pointercancel", drop);
 
   async function load() {
     if (held) return;
-    const answer = await fetch("/api/timeline");
-    if (!answer.ok) return;
-    ({ threads: spans, disks } = await answer.json());
+    const answer = await fetch("/api/timeline").catch(() => null);
+    if (!answer?.ok || held) return;
+    now = await answer.json();
     draw();
     controls();
   }
@@ -106,7 +149,11 @@ export function timeline(root) {
   return {
     update() {},
     zoom(value) { seconds = value; draw(); controls(); },
-    hold() { held = !held; controls(); },
-    leave() { clearInterval(timer); },
+    hold() { hold(!held); },
+    leave() {
+      clearInterval(timer);
+      removeEventListener("pointerup", drop);
+      removeEventListener("pointercancel", drop);
+    },
   };
 }

@@ -4,6 +4,8 @@
 //! Run it with `cargo run --release -p aqueduct-dashboard --example overhead`, or with `-- SECONDS` for longer runs. A job of
 //! many small steps runs again and again: alone, with ten clients that watch its graph live, one of which looks at the
 //! timeline, and with spans of all levels written as text to nowhere. Linux only: it reads `/proc`.
+//!
+//! On two cores: dashboard and control 0.22 % of the job's CPU time, counting 0.25 %, together 0.47 %; spans add 0.72 %.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

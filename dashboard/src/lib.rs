@@ -17,6 +17,7 @@ mod routes;
 mod sample;
 mod secret;
 mod server;
+mod trace;
 mod view;
 
 use std::net::SocketAddr;

@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use actix_web::error::InternalError;
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_DISPOSITION;
-use actix_web::web::{self, Data, Path, Query, ServiceConfig};
+use actix_web::rt::time::sleep;
+use actix_web::web::{self, Data, Path, PathConfig, Query, QueryConfig, ServiceConfig};
 use actix_web::{HttpResponse, Resource, Responder, Route};
+use aqueduct_runtime::Observer;
+use aqueduct_runtime::metrics::JobState;
 use aqueduct_runtime::observe::{ObservedJob, Timeline};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::guard::refusal;
 use crate::prometheus;
 use crate::sample::Sampler;
 use crate::server::Context;
+use crate::trace;
 use crate::view::{self, JobDetail, JobFrame, JobSummary, WorkerView};
 
 const PAGE: &str = include_str!("../assets/index.html");
@@ -31,12 +36,17 @@ const OPENAPI: &str = include_str!("../assets/openapi.json");
 /// Asking for a timeline has it recorded for so long.
 const RECORDED: Duration = Duration::from_secs(5);
 
+/// The longest time that one request records.
+const LONGEST: Duration = Duration::from_secs(60);
+
 /// Holders that an answer has of each worker: those that hold most.
 const HOLDERS: usize = 500;
 
 /// Steps that one answer has about, of all threads together: the newest.
 const STEPS: usize = 16_000;
-/// Steps of each thread that it has at the least.
+/// Steps that a trace has about.
+const TRACED_STEPS: usize = 256_000;
+/// Steps of each thread that an answer has at the least.
 const LEAST_STEPS: usize = 100;
 
 pub(crate) fn configure(service: &mut ServiceConfig) {
@@ -45,6 +55,14 @@ pub(crate) fn configure(service: &mut ServiceConfig) {
         service.service(at(path, web::get().to(script)));
     }
     service
+        .app_data(PathConfig::default().error_handler(|error, _| {
+            let answer = refusal(StatusCode::NOT_FOUND, "there is nothing here: jobs and nodes have numbers");
+            InternalError::from_response(error, answer).into()
+        }))
+        .app_data(QueryConfig::default().error_handler(|error, _| {
+            let answer = refusal(StatusCode::BAD_REQUEST, &format!("what follows the `?` is wrong: {error}"));
+            InternalError::from_response(error, answer).into()
+        }))
         .service(at("/", web::get().to(page)))
         .service(at("/events", web::get().to(events)))
         .service(at("/health", web::get().to(health)))
@@ -120,6 +138,10 @@ async fn memory(context: Data<Context>) -> impl Responder {
     HttpResponse::Ok().json(json!({ "workers": workers, "history": context.live.history() }))
 }
 
+/// States that jobs can be asked for by.
+const STATES: [JobState; 5] =
+    [JobState::Waiting, JobState::Running, JobState::Finished, JobState::Failed, JobState::Cancelled];
+
 /// Which jobs are asked for.
 #[derive(Debug, Deserialize)]
 struct Filter {
@@ -128,6 +150,10 @@ struct Filter {
 
 async fn jobs(context: Data<Context>, filter: Query<Filter>) -> impl Responder {
     let observer = &context.observer;
+    if filter.state.as_deref().is_some_and(|wanted| STATES.iter().all(|state| state.name() != wanted)) {
+        let states = STATES.map(JobState::name).join(", ");
+        return refusal(StatusCode::BAD_REQUEST, &format!("a job's state is one of {states}"));
+    }
     let summaries = observer.jobs().into_iter().rev().map(|job| {
         let metrics = job.metrics();
         JobSummary::of(observer, &job, &metrics, &metrics)
@@ -216,39 +242,36 @@ async fn cancel(context: Data<Context>, id: Path<u64>) -> impl Responder {
 }
 
 async fn timeline(context: Data<Context>) -> impl Responder {
-    context.observer.record_timeline(RECORDED);
-    let mut timeline = context.observer.timeline();
-    let each = (STEPS / timeline.threads.len().max(1)).max(LEAST_STEPS);
-    for (.., spans) in &mut timeline.threads {
-        spans.drain(..spans.len().saturating_sub(each));
-    }
-    HttpResponse::Ok().json(timeline)
+    HttpResponse::Ok().json(recorded(&context.observer, STEPS))
+}
+
+/// What was recorded, with about so many steps; it goes on.
+fn recorded(observer: &Observer, steps: usize) -> Timeline {
+    observer.record_timeline(RECORDED);
+    let mut timeline = observer.timeline();
+    timeline.keep_newest((steps / timeline.threads.len().max(1)).max(LEAST_STEPS));
+    timeline
+}
+
+/// How long to record before the answer.
+#[derive(Debug, Deserialize)]
+struct Length {
+    seconds: Option<u8>,
 }
 
 /// For `chrome://tracing` and Perfetto.
-async fn trace(context: Data<Context>) -> impl Responder {
-    HttpResponse::Ok()
-        .json(json!({ "displayTimeUnit": "ms", "traceEvents": trace_events(&context.observer.timeline()) }))
-}
-
-fn trace_events(timeline: &Timeline) -> Vec<Value> {
-    let mut events = Vec::new();
-    for (worker, thread, spans) in &timeline.threads {
-        let name = |name: &str, what: String| json!({ "name": name, "ph": "M", "pid": worker, "tid": thread, "args": { "name": what } });
-        events.push(name("process_name", format!("worker {worker}")));
-        events.push(name("thread_name", format!("thread {thread}")));
-        events.extend(spans.iter().map(|span| {
-            json!({
-                "name": &*span.name,
-                "cat": format!("job {}", span.job),
-                "ph": "X",
-                "pid": worker,
-                "tid": thread,
-                "ts": span.start.as_secs_f64() * 1e6,
-                "dur": span.length.as_secs_f64() * 1e6,
-                "args": { "partition": span.partition, "node": &*span.node, "end": span.end },
-            })
-        }));
+async fn trace(context: Data<Context>, length: Query<Length>) -> impl Responder {
+    let seconds = Duration::from_secs(length.seconds.unwrap_or(0).into());
+    if seconds > LONGEST {
+        return refusal(StatusCode::BAD_REQUEST, "at most 60 seconds are recorded");
     }
-    events
+    if !seconds.is_zero() {
+        context.observer.record_timeline(seconds + RECORDED);
+        sleep(seconds).await;
+    }
+    let trace = trace::text(&recorded(&context.observer, TRACED_STEPS));
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .insert_header((CONTENT_DISPOSITION, "attachment; filename=aqueduct-trace.json"))
+        .body(trace)
 }

@@ -115,6 +115,13 @@ fn span_end<E, P>(result: &Result<Result<Progress, E>, P>) -> SpanEnd {
     }
 }
 
+/// Shows a step to whoever asked for it.
+fn record(job: &JobCore, task: &TaskShared, thread: usize, step: (Duration, Duration), end: SpanEnd) {
+    if let Some(recorder) = job.recorder().filter(|recorder| recorder.is_on()) {
+        recorder.add(job.id, task, thread, step, end);
+    }
+}
+
 /// The actor of one task.
 pub(crate) struct TaskActor {
     task: Option<Task>,
@@ -158,11 +165,13 @@ impl TaskActor {
 
     fn step(&mut self) -> Option<Wait> {
         let Some(task) = &mut self.task else { return None };
+        let start = self.clock.now();
         if self.job.is_cancelled() {
+            // So that nobody takes it for one that still waits.
+            record(&self.job, &self.shared, self.thread, (start, start), SpanEnd::Ended);
             self.end();
             return None;
         }
-        let start = self.clock.now();
         self.shared.set_waiting(Waiting::Running, start);
         let _span = tracing::trace_span!(parent: &self.span, "step").entered();
         // The operator is not called again after a panic: its state may be anything.
@@ -171,9 +180,7 @@ impl TaskActor {
         add_time(&self.shared.counters.running_ns, end.saturating_sub(start));
         let charged_bytes = self.job.charged_on(self.shared.worker);
         self.job.life_recorder().add_step(self.thread, self.shared.stage, (start, end), charged_bytes);
-        if let Some(recorder) = self.job.recorder().filter(|recorder| recorder.is_on()) {
-            recorder.add(self.job.id, &self.shared, self.thread, (start, end), span_end(&result));
-        }
+        record(&self.job, &self.shared, self.thread, (start, end), span_end(&result));
         let error = match result {
             Ok(Ok(Progress::Again)) => {
                 self.waker.wake_by_ref();

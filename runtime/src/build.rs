@@ -13,11 +13,12 @@ use crate::job::{JobCore, Running};
 use crate::mailbox::{Port, PortConfig};
 use crate::memory::{Account, Admission};
 use crate::metrics::{EdgeCounters, NodeCounters};
+use crate::observe::{DiskRecorder, DiskUser, DiskWork};
 use crate::operator::OperatorContext;
-use crate::plan::{Edge, Plan};
+use crate::plan::{Edge, NodeRole, Plan};
 use crate::sink::SinkContext;
 use crate::source::{Scan, ScanContext, SourceContext};
-use crate::spill::{DiskRecorder, SpillDir, SpillSpace};
+use crate::spill::{SpillDir, SpillSpace};
 use crate::task::{
     Clock, Head, Link, OutputEdge, Outputs, Ports, SinkTail, SourceHead, Tail, Task, TaskParts, TaskShared,
 };
@@ -71,12 +72,7 @@ pub(crate) fn build(
         .enumerate()
         .map(|(index, parts)| {
             let workspace = parts.admission.account("spill workspace", plan.workspace_floor());
-            let recorder = core.recorder().map(|recorder| DiskRecorder {
-                recorder: Arc::clone(recorder),
-                clock: Arc::clone(clock),
-                worker: index,
-            });
-            dir.recorded_space(parts.io.clone(), workspace, recorder)
+            dir.recorded_space(parts.io.clone(), workspace, disk_recorder(core, index))
         })
         .collect();
     let mut builder = Builder {
@@ -115,6 +111,11 @@ pub(crate) fn build(
         spaces: builder.spaces,
     };
     Ok((running, placed))
+}
+
+/// Where the work of a worker's I/O threads is recorded, if the job is shown anywhere.
+fn disk_recorder(core: &JobCore, worker: usize) -> Option<DiskRecorder> {
+    core.recorder().map(|recorder| DiskRecorder { recorder: Arc::clone(recorder), worker })
 }
 
 /// What an instance is called in memory's books.
@@ -239,7 +240,7 @@ impl Builder<'_> {
                         partitions: plan.nodes[node].partitions,
                         schema: Arc::clone(&plan.nodes[node].inputs[0]),
                         memory: account,
-                        io: self.workers[arbiter.0].io.clone(),
+                        io: self.io(node, partition, arbiter.0),
                     })?;
                     tail = Some(Tail::Sink(SinkTail::new(sink, Arc::clone(&shared.nodes[position].1))));
                     Ok(())
@@ -323,8 +324,21 @@ impl Builder<'_> {
             batch_rows: plan.batch_rows,
             memory,
             spill,
-            io: self.workers[worker].io.clone(),
+            io: self.io(node, partition, worker),
         }
+    }
+
+    /// The I/O threads, for one instance.
+    fn io(&self, node: usize, partition: usize, worker: usize) -> Io {
+        let io = self.workers[worker].io.clone();
+        let Some(recorder) = disk_recorder(self.core, worker) else { return io };
+        let work = match NodeRole::of(&self.plan.nodes[node].kind) {
+            NodeRole::Source => DiskWork::Source,
+            NodeRole::Sink | NodeRole::Result => DiskWork::Sink,
+            NodeRole::Operator => DiskWork::Operator,
+        };
+        let holder = instance_name(self.plan, node, partition).into();
+        io.recorded(recorder, DiskUser { job: Some(self.core.id), holder, work })
     }
 
     fn make_source(&mut self, node: usize, partition: usize, worker: usize, memory: Account) -> Result<Head> {
@@ -347,7 +361,7 @@ impl Builder<'_> {
             batch_bytes: plan.batch_bytes,
             batch_rows: plan.batch_rows,
             memory,
-            io: self.workers[worker].io.clone(),
+            io: self.io(node, partition, worker),
         })?;
         Ok(Head::Source(Box::new(SourceHead { source, scan, split: None, split_ended: false, ended: false })))
     }

@@ -97,14 +97,15 @@ impl Cluster {
         let (handles, arbiters) = std::sync::mpsc::channel();
         let total = config.workers * config.threads_per_worker;
         let pools: Vec<_> = (0..config.workers).map(|_| MemoryPool::new(config.memory_limit_bytes)).collect();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let shared = Arc::new(Shared {
             workers: Mutex::new(None),
-            observed: Observed::new(config.clone(), pools.clone()),
+            observed: Observed::new(config.clone(), pools.clone(), Arc::clone(&clock)),
             pools,
             spill: Mutex::new(Some(spill)),
             jobs: Mutex::new(None),
             commands,
-            clock: Arc::new(SystemClock::new()),
+            clock,
             closed: AtomicBool::new(false),
             config,
         });

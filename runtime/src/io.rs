@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, unbounded};
 
+use crate::observe::{DiskRecorder, DiskUser};
 use crate::planted::{Bug, is_planted};
 use crate::sync::{AtomicBool, Mutex};
 
@@ -139,6 +140,8 @@ pub struct Io {
     queue: Sender<Work>,
     threads: usize,
     stopped: Arc<AtomicBool>,
+    /// Where [`Io::run`] records its work, and as whose.
+    recorder: Option<Arc<(DiskRecorder, DiskUser)>>,
 }
 
 impl Io {
@@ -162,14 +165,20 @@ impl Io {
                 })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
-        Ok((Io { queue: sender, threads, stopped: Arc::default() }, handles))
+        Ok((Io { queue: sender, threads, stopped: Arc::default(), recorder: None }, handles))
     }
 
     /// Without threads: what is submitted waits until whoever holds the [`ByHand`] runs it.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn by_hand() -> (Io, ByHand) {
         let (queue, receiver) = unbounded();
-        (Io { queue, threads: 0, stopped: Arc::default() }, ByHand(receiver))
+        (Io { queue, threads: 0, stopped: Arc::default(), recorder: None }, ByHand(receiver))
+    }
+
+    /// The same threads; what [`Io::run`] does from here is recorded as the work of `user`.
+    pub(crate) fn recorded(mut self, recorder: DiskRecorder, user: DiskUser) -> Io {
+        self.recorder = Some(Arc::new((recorder, user)));
+        self
     }
 
     /// Ends the threads once all that was submitted before is done. What is submitted later is dropped, its
@@ -197,10 +206,15 @@ impl Io {
         let (ticket, completion) = Ticket::new(what);
         let slot = Arc::new(Mutex::new(None));
         let result = Arc::clone(&slot);
+        let recorder = self.recorder.clone();
         self.submit(move || {
-            let value = catch_unwind(AssertUnwindSafe(|| {
+            let work = || {
                 failpoint::trips(Point::Work);
                 work()
+            };
+            let value = catch_unwind(AssertUnwindSafe(|| match recorder.as_deref() {
+                Some((recorder, user)) => recorder.record(|| user.clone(), None, work),
+                None => work(),
             }));
             *result.lock() = Some(value.map_err(|panic| panic_message(&*panic)));
             drop(completion);

@@ -26,7 +26,7 @@ use crate::source::Scan;
 use crate::spill::SpillSpace;
 use crate::task::{Clock, TaskShared};
 
-/// A job of a cluster. Dropping it cancels it.
+/// A job of a cluster. Dropping it cancels it, unless every row was handed out: then it ends well, and at once.
 pub struct Job {
     core: Arc<JobCore>,
     results: BTreeMap<usize, ResultStream>,
@@ -100,7 +100,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        self.core.fail(ExecutionError::Cancelled);
+        self.core.leave();
     }
 }
 
@@ -170,7 +170,7 @@ pub(crate) struct JobCore {
     error: OnceLock<ExecutionError>,
     /// Of all tasks and result streams: woken by an error and by a cancel.
     wakers: Mutex<Vec<Waker>>,
-    /// Set before the first commit: from then on only a commit can fail the job.
+    /// Set before the first commit, and once all of it was handed out: from then on only a commit can fail the job.
     sealed: Mutex<bool>,
     /// Tasks that have not ended, and one for the start.
     remaining: AtomicUsize,
@@ -313,13 +313,38 @@ impl JobCore {
         }
     }
 
+    /// Nobody waits for the job any more. It is cancelled, unless all that it is for was done: it has no sinks, and every
+    /// row of its results was handed out. Then its tasks are stopped all the same, and it ends well.
+    fn leave(&self) {
+        {
+            let mut sealed = self.sealed.lock();
+            if *sealed {
+                return;
+            }
+            let has_sinks = self.plan.nodes.iter().any(|node| matches!(node.kind, NodeKind::Sink(_)));
+            let delivered = !self.callers.is_empty() && self.callers.values().all(|caller| caller.is_delivered());
+            if has_sinks || !delivered || self.error.get().is_some() {
+                self.set_error(ExecutionError::Cancelled);
+                return;
+            }
+            // What tasks that are stopped say of each other is no error.
+            *sealed = true;
+        }
+        self.stop_tasks();
+    }
+
     fn set_error(&self, error: ExecutionError) {
         if self.error.set(error).is_ok() {
             self.log_error();
-            self.cancelled.store(true, SeqCst);
-            let wakers = self.wakers.lock().clone();
-            wakers.iter().for_each(Waker::wake_by_ref);
+            self.stop_tasks();
         }
+    }
+
+    /// Ends each task after the step in progress.
+    fn stop_tasks(&self) {
+        self.cancelled.store(true, SeqCst);
+        let wakers = self.wakers.lock().clone();
+        wakers.iter().for_each(Waker::wake_by_ref);
     }
 
     /// Says where it went wrong. A cancel and the end of the cluster are what somebody asked for.

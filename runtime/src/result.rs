@@ -44,6 +44,8 @@ struct CallerState {
     port: Option<PortReceiver>,
     /// The stream is gone or has ended: a port that comes now is stopped at once.
     over: bool,
+    /// All that there was has been handed out.
+    delivered: bool,
     poller: Option<Waker>,
 }
 
@@ -76,6 +78,11 @@ impl CallerWake {
         // Stopping wakes its senders: not under the lock.
         drop(refused);
         Arc::clone(self).wake();
+    }
+
+    /// Whether the caller has had every batch.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.state.lock().delivered
     }
 }
 
@@ -135,6 +142,7 @@ impl ResultStream {
                     Poll::Pending
                 }
                 Ok(Received::Ended) => {
+                    self.wake.state.lock().delivered = true;
                     self.end();
                     Poll::Ready(None)
                 }
@@ -205,6 +213,12 @@ impl Stream for ResultStream {
 
 impl Drop for ResultStream {
     fn drop(&mut self) {
+        if !self.ended && self.job.error().is_none() {
+            // Who has had the last batch need not ask for more to know that.
+            let mut state = self.wake.state.lock();
+            let drained = state.port.as_mut().is_some_and(PortReceiver::is_drained);
+            state.delivered = drained;
+        }
         self.end();
     }
 }

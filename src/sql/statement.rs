@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringViewArray, UInt64Array};
 use arrow::datatypes::SchemaRef;
+use datafusion_common::format::ExplainFormat;
 use datafusion_common::tree_node::TreeNodeRecursion;
 use datafusion_common::{Column, Result as QueryResult, TableReference};
 use datafusion_expr::dml::CopyTo;
@@ -53,7 +54,9 @@ impl LocalCluster {
             LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_) => {
                 Err(Error::unsupported(format!("the statement {}", plan.display())))
             }
-            LogicalPlan::Analyze(analyze) => rows(self.analyzed(with_short_names(analyze.input.as_ref().clone())?)?),
+            LogicalPlan::Analyze(analyze) => {
+                rows(self.analyzed(with_short_names(analyze.input.as_ref().clone())?, &analyze.format)?)
+            }
             query => rows(self.frame(with_short_names(query)?)),
         }
     }
@@ -70,10 +73,13 @@ impl LocalCluster {
         self.columns([("plan_type", Arc::new(kinds) as ArrayRef), ("plan", Arc::new(texts))])
     }
 
-    /// Runs a query at once; its rows are dropped. One row for each line of the text.
-    fn analyzed(&self, query: LogicalPlan) -> Result<Frame> {
-        let text = self.frame(query).explain_analyze()?;
-        let text = StringViewArray::from_iter_values(text.lines());
+    /// Runs a query at once; its rows are dropped. One row for each line of the text, or one with all of it as JSON.
+    fn analyzed(&self, query: LogicalPlan, format: &ExplainFormat) -> Result<Frame> {
+        let analysis = self.frame(query).analyze()?;
+        let text = match format {
+            ExplainFormat::PostgresJSON => StringViewArray::from_iter_values([analysis.to_json()]),
+            _ => StringViewArray::from_iter_values(analysis.to_string().lines()),
+        };
         self.columns([("plan", Arc::new(text) as ArrayRef)])
     }
 

@@ -176,6 +176,12 @@ fn explain_analyze_runs_the_query_and_says_what_its_operators_did() {
     assert!(text.starts_with("finished after"), "{text}");
     let line = text.lines().find(|line| line.contains("filter")).unwrap_or_else(|| panic!("{text}"));
     assert!(text.contains("bottleneck") && line.split_whitespace().count() > 5, "{text}");
+    let json = cluster.sql("explain analyze format pgjson select n from numbers where n > 3");
+    let json = json.and_then(|frame| frame.compute()).expect("rows").strings("plan").expect("text");
+    let [Some(json)] = &json[..] else { panic!("one row: {json:?}") };
+    let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    assert_eq!(json["state"], "finished", "{json}");
+    assert!(json["operators"].as_array().is_some_and(|operators| operators.len() > 1), "{json}");
     let error = error(&cluster, "explain analyze select 1 / n from numbers");
     assert!(error.contains("zero"), "{error}");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{Events, ask, cluster, get, held_up, serve, short};
 
 /// Whether `value` is what `schema` says: types, enumerations, properties, items, references.
-fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+pub(crate) fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     if let Some(path) = schema["$ref"].as_str() {
         let schema = document.pointer(path.trim_start_matches('#')).ok_or(format!("{at}: no schema {path}"))?;
         return check(document, schema, value, at);

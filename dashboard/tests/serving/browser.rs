@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{answer, cluster, connect, serve, short};
 
 /// A browser without a window, driven by its driver.
-struct Browser {
+pub(crate) struct Browser {
     driver: Child,
     /// Kept open: it may have more to say.
     _output: BufReader<ChildStdout>,
@@ -24,7 +24,7 @@ struct Browser {
 
 impl Browser {
     /// `None` if there is no driver, or it has no browser.
-    fn open(width: u32) -> Option<Self> {
+    pub(crate) fn open(width: u32) -> Option<Self> {
         let spawned = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let Ok(mut driver) = spawned else {
             eprintln!("LEFT OUT: there is no chromedriver: apt-get install chromium chromium-driver");
@@ -67,22 +67,22 @@ impl Browser {
         self.request("POST", &format!("{}{path}", self.session), body)
     }
 
-    fn go(&self, url: &str) {
+    pub(crate) fn go(&self, url: &str) {
         self.post("/url", &json!({ "url": url }));
     }
 
-    fn run(&self, script: &str) -> Value {
+    pub(crate) fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
     /// Its console is empty.
-    fn complains_of_nothing(&self) {
+    pub(crate) fn complains_of_nothing(&self) {
         let complaints = self.post("/se/log", &json!({ "type": "browser" }));
         assert_eq!(complaints, json!([]), "the console");
     }
 
     /// What is written in the first element that `selector` finds.
-    fn text(&self, selector: &str) -> String {
+    pub(crate) fn text(&self, selector: &str) -> String {
         let found = self.run(&format!("return document.querySelector({})?.textContent ?? ''", json!(selector)));
         found.as_str().unwrap_or_default().to_string()
     }

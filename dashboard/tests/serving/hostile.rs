@@ -76,8 +76,9 @@ fn other_methods_paths_and_bodies_are_refused() {
         let answer = get(&dashboard, path);
         assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
         assert!(!answer.body.contains("root:"), "{path}");
+        assert!(!answer.error().is_empty(), "{path}: every refusal says why, as JSON");
     }
-    for path in ["/events?job=x", "/api/jobs?state[]=1&state=2&state=3"] {
+    for path in ["/events?job=x", "/api/jobs?state[]=1&state=2&state=3", "/api/jobs?state=done"] {
         assert_eq!(get(&dashboard, path).status, 400, "{path}");
     }
     assert_eq!(get(&dashboard, &format!("/{}", "a".repeat(3000))).status, 414);

@@ -1,13 +1,15 @@
 //! The dashboard from the outside: over sockets, with nothing between.
 
+mod alone;
 mod api;
 mod browser;
 mod bytes;
 mod ends;
 mod hostile;
-mod large;
+mod overrun;
 mod prometheus;
 mod report;
+mod trace;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};

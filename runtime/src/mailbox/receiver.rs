@@ -199,6 +199,21 @@ impl PortReceiver {
         Ok(freed)
     }
 
+    /// Whether all that was sent has been received and nothing more will come. Takes no batch.
+    pub(crate) fn is_drained(&mut self) -> bool {
+        (0..self.lanes.len()).all(|lane| {
+            loop {
+                match self.settle(lane) {
+                    Ok(Lately::Ended) => return true,
+                    Ok(Lately::Head(_)) if matches!(self.lanes[lane].taken.front(), Some(Message::SplitDone(_))) => {
+                        self.lanes[lane].taken.pop_front();
+                    }
+                    Ok(Lately::Head(_) | Lately::Nothing) | Err(_) => return false,
+                }
+            }
+        })
+    }
+
     /// Whether it is read to its end or stopped.
     pub(crate) fn is_ended(&self) -> bool {
         self.ended

@@ -195,11 +195,16 @@ impl fmt::Display for Analysis {
         let peak = self.workers.iter().map(|worker| worker.peak_bytes).max().unwrap_or(0);
         let spilled: u64 = self.operators.iter().map(|operator| operator.spilled_bytes).sum();
         let spooled: u64 = self.edges.iter().map(|edge| edge.spooled_bytes).sum();
-        writeln!(f, "{state} after {}; {} read", short(self.elapsed), format_bytes(self.source_bytes as usize))?;
+        write!(f, "{state} after {}", short(self.elapsed))?;
+        // Not every source counts bytes.
+        match self.source_bytes {
+            0 => writeln!(f)?,
+            bytes => writeln!(f, "; {} read", format_bytes(bytes as usize))?,
+        }
         writeln!(f, "{}", self.setup)?;
         writeln!(
             f,
-            "at most {} held on a worker, {} spilled, {} spooled",
+            "at most {} charged on a worker so far, {} spilled, {} spooled",
             format_bytes(peak),
             format_bytes(spilled as usize),
             format_bytes(spooled as usize)

@@ -7,6 +7,7 @@ mod job;
 mod life;
 mod log;
 mod memory;
+mod recorder;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -23,14 +24,15 @@ pub(crate) use log::JobLog;
 pub use log::{HISTORY_BYTES, HISTORY_JOBS, Totals};
 pub(crate) use memory::held as held_bytes;
 pub use memory::{HolderKind, MemoryHolder, WorkerMemory};
-pub(crate) use timeline::Recorder;
-pub use timeline::{DiskSpan, DiskWork, Span, SpanEnd, Timeline};
+pub(crate) use recorder::{DiskRecorder, DiskUser, Recorder};
+pub use timeline::{DiskSpan, DiskWork, Gap, Span, SpanEnd, Timeline};
 pub use waiting::{MemoryWait, WaitHolder};
 
 use crate::config::ClusterConfig;
 use crate::job::JobCore;
 use crate::memory::MemoryPool;
 pub use crate::memory::{MEMORY_EVENTS, MemoryCounts, MemoryEvent, MemoryEventKind};
+use crate::task::Clock;
 
 /// Looks at a cluster from any thread. Clones look at the same one; it outlives the cluster, and sees no more then.
 #[derive(Clone)]
@@ -47,14 +49,14 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    pub(crate) fn new(config: ClusterConfig, pools: Vec<MemoryPool>) -> Arc<Self> {
+    pub(crate) fn new(config: ClusterConfig, pools: Vec<MemoryPool>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let workers = config.workers;
         let threads = workers * config.threads_per_worker;
         Arc::new(Self {
             config,
             pools,
             log: Arc::default(),
-            recorder: Arc::new(Recorder::new(workers, threads)),
+            recorder: Arc::new(Recorder::new(workers, threads, clock)),
             started: SystemTime::now(),
             closed: AtomicBool::new(false),
         })
@@ -121,14 +123,15 @@ impl Observer {
         self.0.log.cancel(id)
     }
 
-    /// Records what each thread runs from now on for so long: a ring for each, so that the newest steps are kept.
+    /// Records what each thread runs from now on for so long, or longer if that was asked for before: a ring for each, so
+    /// that the newest steps are kept. What an earlier recording has seen is forgotten.
     pub fn record_timeline(&self, time: Duration) {
         self.0.recorder.record_for(time);
     }
 
-    /// What was recorded, by thread.
+    /// What was recorded, by thread: steps and what is in progress, why a thread ran nothing, and the work of I/O threads.
     pub fn timeline(&self) -> Timeline {
-        self.0.recorder.timeline(&self.0.config)
+        self.0.recorder.timeline(&self.0.config, &self.0.log.running())
     }
 }
 

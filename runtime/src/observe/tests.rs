@@ -6,7 +6,7 @@ use super::*;
 use crate::cluster::Cluster;
 use crate::graph::Graph;
 use crate::job::Job;
-use crate::metrics::JobState;
+use crate::metrics::{JobState, TaskState};
 use crate::testing::{CountingSink, EndlessSource, Failure, Gate, NumbersSource, SinkMoment, eventually};
 
 const MIB: usize = 1 << 20;
@@ -193,10 +193,98 @@ fn steps_are_recorded_only_while_they_are_asked_for() {
         timeline.disks.iter().map(|(worker, spans)| (*worker, spans.len())).collect::<Vec<_>>(),
         [(0, 0), (1, 0)]
     );
+    assert!(spans() > 0);
+    // A shorter wish takes nothing from a longer one.
+    observer.record_timeline(Duration::from_nanos(1));
     let before = spans();
-    assert!(before > 0);
+    short(&cluster).wait().expect("it ends well");
+    assert!(spans() > before);
+}
+
+#[test]
+fn a_recording_ends_and_the_next_one_forgets_it() {
+    let cluster = cluster(64 * MIB);
+    let observer = cluster.observer();
+    let jobs = || -> Vec<u64> {
+        observer.timeline().threads.iter().flat_map(|(.., spans)| spans.iter().map(|span| span.job)).collect()
+    };
     observer.record_timeline(Duration::from_nanos(1));
     short(&cluster).wait().expect("it ends well");
-    short(&cluster).wait().expect("it ends well");
-    assert!(spans() <= before + 1, "it is over with the first step");
+    assert!(jobs().is_empty(), "it was over before the first step");
+    observer.record_timeline(Duration::from_millis(200));
+    eventually("a job is recorded", || {
+        short(&cluster).wait().expect("it ends well");
+        observer.record_timeline(Duration::from_millis(200));
+        !jobs().is_empty()
+    });
+    eventually("nothing is recorded any more", || {
+        let id = short(&cluster).wait().map(|_| observer.jobs().len() as u64 - 1).expect("it ends well");
+        !jobs().contains(&id)
+    });
+    observer.record_timeline(Duration::from_secs(60));
+    assert!(jobs().is_empty());
+}
+
+#[test]
+fn what_tasks_wait_for_is_seen_though_none_of_them_takes_a_step() {
+    let cluster = cluster(64 * MIB);
+    let observer = cluster.observer();
+    let gate = Gate::shut();
+    let job = gated(&cluster, &gate);
+    eventually("all is held up", || {
+        let tasks = job.metrics().tasks;
+        !tasks.is_empty()
+            && tasks.iter().all(|task| task.state == TaskState::Parked || task.state == TaskState::Blocked)
+    });
+    observer.record_timeline(Duration::from_secs(60));
+    let gaps = || observer.timeline().gaps;
+    eventually("it is seen", || gaps().iter().all(|(.., gaps)| !gaps.is_empty()));
+    for (worker, thread, gaps) in gaps() {
+        assert_eq!((gaps.len(), gaps[0].why, thread), (1, SpanEnd::Parked, 0), "worker {worker}: {gaps:?}");
+    }
+    gate.let_through(3);
+    eventually("steps", || observer.timeline().threads.iter().any(|(.., spans)| !spans.is_empty()));
+    let timeline = observer.timeline();
+    for ((.., spans), (.., gaps)) in timeline.threads.iter().zip(&timeline.gaps) {
+        let steps = spans.iter().map(|span| (span.start, span.length));
+        let mut all: Vec<_> = steps.chain(gaps.iter().map(|gap| (gap.start, gap.length))).collect();
+        all.sort_unstable();
+        assert!(all.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "they overlap: {all:?}");
+        assert!(all.last().is_none_or(|&(start, length)| start + length <= timeline.now));
+    }
+    // What has been cancelled waits for nothing.
+    drop(job);
+    eventually("it has ended", || observer.jobs()[0].ended_at().is_some());
+    let timeline = observer.timeline();
+    for ((.., spans), (.., gaps)) in timeline.threads.iter().zip(&timeline.gaps) {
+        let ended = spans.iter().map(|span| span.start + span.length).max().unwrap_or_default();
+        assert!(gaps.iter().all(|gap| gap.start + gap.length <= ended), "{gaps:?}");
+    }
+}
+
+#[test]
+fn a_step_in_progress_is_seen_before_it_ends() {
+    let cluster = cluster(64 * MIB);
+    let observer = cluster.observer();
+    observer.record_timeline(Duration::from_secs(60));
+    let gate = Gate::shut();
+    let mut graph = Graph::new();
+    let source = graph.source("numbers", NumbersSource::new(10));
+    let held = gate.clone();
+    let slow = graph.map("slow", source.gather(), move |batch| {
+        held.pass().into_iter().for_each(|ticket| ticket.wait());
+        Ok(batch)
+    });
+    graph.sink("counted", CountingSink::new(), slow);
+    let job = cluster.run(&graph).expect("it starts");
+    assert!(gate.wait_until_refused(1, Duration::from_secs(10)), "it runs");
+    let timeline = observer.timeline();
+    let last: Vec<_> = timeline.threads.iter().filter_map(|(.., spans)| spans.last()).collect();
+    let running: Vec<_> = last.into_iter().filter(|span| span.end == SpanEnd::Running).collect();
+    assert_eq!(running.iter().map(|span| &*span.node).collect::<Vec<_>>(), ["slow"], "{timeline:?}");
+    assert_eq!(running[0].start + running[0].length, timeline.now);
+    gate.open();
+    job.wait().expect("it ends well");
+    let timeline = observer.timeline();
+    assert!(timeline.threads.iter().flat_map(|(.., spans)| spans).all(|span| span.end != SpanEnd::Running));
 }

@@ -1,22 +1,18 @@
-//! What each thread ran when: steps of tasks, recorded only while somebody asks for them.
+//! What each thread ran when and why it ran nothing, and what went to disk and back: plain data.
 //!
-//! Each thread has a ring of its newest steps, written by that thread alone, so its lock is free but while a reader
-//! copies it. Off, a step costs one look at a flag.
+//! Steps and gaps of a thread never overlap. What a thread ran nothing for is worked out from how steps ended, so that
+//! waiting costs nothing while it lasts.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::config::ClusterConfig;
 use crate::metrics::{seconds, text};
-use crate::task::TaskShared;
 
-/// Steps that are kept for each thread.
-const SPANS: usize = 4096;
+/// Why a thread runs nothing, the worst first.
+const REASONS: [SpanEnd; 4] = [SpanEnd::Parked, SpanEnd::Memory, SpanEnd::Blocked, SpanEnd::Idle];
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,6 +30,8 @@ pub enum SpanEnd {
     Blocked,
     /// The task has ended.
     Ended,
+    /// It has not: the step is in progress.
+    Running,
 }
 
 /// One step of a task.
@@ -59,28 +57,47 @@ pub struct Span {
     pub end: SpanEnd,
 }
 
-/// What an I/O thread did for spilled state.
+/// A time in which a thread ran nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// What the tasks on the thread waited for; of several reasons the worst: room, memory, something outside, input.
+    pub why: SpanEnd,
+    /// When it began, on the cluster's clock.
+    #[serde(rename = "start_seconds", serialize_with = "seconds")]
+    pub start: Duration,
+    /// How long it took.
+    #[serde(rename = "length_seconds", serialize_with = "seconds")]
+    pub length: Duration,
+}
+
+/// What an I/O thread did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskWork {
-    /// It wrote a frame.
+    /// It wrote a frame of spilled state.
     Spill,
-    /// It read a frame and decoded it.
+    /// It read such a frame and decoded it.
     Read,
+    /// It did what a source asked for: it read, or decoded, its input.
+    Source,
+    /// It did what a sink asked for: it wrote its output.
+    Sink,
+    /// It did what another operator asked for.
+    Operator,
 }
 
-/// One frame on its way to disk or back.
+/// One piece of work of an I/O thread, such as a frame on its way to disk or back.
 #[derive(Debug, Clone, Serialize)]
 pub struct DiskSpan {
     /// Number of the job; `None` for rows that outlive theirs.
     pub job: Option<u64>,
-    /// Whose state it is.
+    /// Who asked for it.
     #[serde(serialize_with = "text")]
     pub holder: Arc<str>,
-    /// Which way it goes.
+    /// Of which kind it is.
     pub work: DiskWork,
-    /// Bytes of the frame.
-    pub bytes: u64,
+    /// Bytes of the frame; `None` where only who asked knows.
+    pub bytes: Option<u64>,
     /// When it began, on the cluster's clock.
     #[serde(rename = "start_seconds", serialize_with = "seconds")]
     pub start: Duration,
@@ -92,89 +109,127 @@ pub struct DiskSpan {
 /// What was recorded: by worker and thread, each in order of time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Timeline {
-    /// Worker, thread and steps of each.
+    /// When it was looked at, on the cluster's clock.
+    #[serde(rename = "now_seconds", serialize_with = "seconds")]
+    pub now: Duration,
+    /// Worker, thread and steps of each. A step in progress is the last.
     pub threads: Vec<(usize, usize, Vec<Span>)>,
-    /// Worker and what its I/O threads did for spilled state, several of them at a time.
+    /// Worker, thread, and when it ran nothing.
+    pub gaps: Vec<(usize, usize, Vec<Gap>)>,
+    /// Worker and what its I/O threads did, several of them at a time.
     pub disks: Vec<(usize, Vec<DiskSpan>)>,
 }
 
-fn push<T>(ring: &mut VecDeque<T>, span: T) {
-    if ring.len() >= SPANS {
-        ring.pop_front();
-    }
-    ring.push_back(span);
-}
-
-/// Records steps while it is asked to.
-pub(crate) struct Recorder {
-    /// Nanoseconds on the clusters' clock until when steps are recorded; 0 if none are.
-    until_ns: AtomicU64,
-    /// Asked for, and to begin with the next step that comes.
-    wanted_ns: AtomicU64,
-    threads: Vec<Mutex<VecDeque<Span>>>,
-    /// By worker.
-    disks: Vec<Mutex<VecDeque<DiskSpan>>>,
-}
-
-impl Recorder {
-    pub(crate) fn new(workers: usize, threads: usize) -> Self {
-        let (until_ns, wanted_ns) = (AtomicU64::new(0), AtomicU64::new(0));
-        let threads = (0..threads).map(|_| Mutex::default()).collect();
-        Self { until_ns, wanted_ns, threads, disks: (0..workers).map(|_| Mutex::default()).collect() }
-    }
-
-    pub(crate) fn record_for(&self, time: Duration) {
-        self.wanted_ns.store(time.as_nanos() as u64, Relaxed);
-        self.until_ns.store(u64::MAX, Relaxed);
-    }
-
-    /// Whether to call [`Recorder::add`].
-    pub(crate) fn is_on(&self) -> bool {
-        self.until_ns.load(Relaxed) > 0
-    }
-
-    pub(crate) fn add(&self, job: u64, task: &TaskShared, thread: usize, span: (Duration, Duration), end: SpanEnd) {
-        let (start, finish) = span;
-        if !self.is_wanted(finish) {
-            return;
+impl Timeline {
+    /// Forgets all but the newest steps of each thread, and the gaps before those.
+    pub fn keep_newest(&mut self, steps: usize) {
+        for ((.., spans), (.., gaps)) in self.threads.iter_mut().zip(&mut self.gaps) {
+            let old = spans.len().saturating_sub(steps);
+            if old > 0 {
+                spans.drain(..old);
+                let first = spans.first().map_or(self.now, |span| span.start);
+                gaps.retain(|gap| gap.start >= first);
+            }
         }
-        let Some(ring) = self.threads.get(thread) else { return };
-        let span = Span {
-            job,
-            name: task.label(),
-            partition: task.partition,
-            node: Arc::clone(&task.nodes[task.at()].0),
-            start,
-            length: finish.saturating_sub(start),
+    }
+}
+
+/// A task, by its name: each has its own, and whoever recorded it keeps it.
+pub(super) fn task_of(name: &Arc<str>) -> *const u8 {
+    Arc::as_ptr(name).cast()
+}
+
+/// Since when a task waits, and what for.
+pub(super) type Waits = (Duration, *const u8, SpanEnd);
+
+/// When a thread ran none of `steps`, which are in order of time, and why. `waits` is what its tasks wait for now: those
+/// that have waited all the time have no step.
+pub(super) fn gaps(steps: &[Span], waits: Vec<Waits>, now: Duration) -> Vec<Gap> {
+    let stepped: HashSet<_> = steps.iter().map(|step| task_of(&step.name)).collect();
+    let steps = steps.iter().map(|step| (step.start, step.start + step.length, task_of(&step.name), step.end));
+    let waits = waits.into_iter().filter(|(_, task, _)| !stepped.contains(task));
+    let mut points: Vec<_> = steps.chain(waits.map(|(since, task, why)| (since, since, task, why))).collect();
+    points.sort_by_key(|(start, ..)| *start);
+    let mut gaps: Vec<Gap> = Vec::new();
+    let mut reasons: HashMap<*const u8, SpanEnd> = HashMap::new();
+    let mut counts = [0_usize; REASONS.len()];
+    let mut from = Duration::ZERO;
+    for (index, &(_, end, task, why)) in points.iter().enumerate() {
+        let place = |why: SpanEnd| REASONS.iter().position(|reason| *reason == why);
+        if let Some(before) = reasons.insert(task, why).and_then(place) {
+            counts[before] -= 1;
+        }
+        if let Some(now) = place(why) {
+            counts[now] += 1;
+        }
+        from = from.max(end);
+        let to = points.get(index + 1).map_or(now, |(start, ..)| *start);
+        let Some(worst) = counts.iter().position(|count| *count > 0).filter(|_| to > from) else { continue };
+        let why = REASONS[worst];
+        match gaps.last_mut().filter(|gap| gap.why == why && gap.start + gap.length == from) {
+            Some(gap) => gap.length = to - gap.start,
+            None => gaps.push(Gap { why, start: from, length: to - from }),
+        }
+        from = to;
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_has_the_worst_of_the_reasons_and_ends_with_the_next_step() {
+        let ms = Duration::from_millis;
+        let (read, join, sort) = (Arc::<str>::from("read"), Arc::<str>::from("join"), Arc::<str>::from("sort"));
+        let step = |name: &Arc<str>, start: u64, length: u64, end| Span {
+            job: 0,
+            name: Arc::clone(name),
+            partition: 0,
+            node: Arc::clone(name),
+            start: ms(start),
+            length: ms(length),
             end,
         };
-        push(&mut ring.lock(), span);
-    }
-
-    pub(crate) fn add_disk(&self, worker: usize, span: DiskSpan) {
-        if let (Some(ring), true) = (self.disks.get(worker), self.is_wanted(span.start + span.length)) {
-            push(&mut ring.lock(), span);
-        }
-    }
-
-    /// Whether what ended at `finish` is to be recorded. The time that was asked for begins with the first that comes.
-    fn is_wanted(&self, finish: Duration) -> bool {
-        let wanted_ns = self.wanted_ns.swap(0, Relaxed);
-        if wanted_ns > 0 {
-            self.until_ns.store(finish.as_nanos() as u64 + wanted_ns, Relaxed);
-        } else if finish.as_nanos() as u64 > self.until_ns.load(Relaxed) {
-            self.until_ns.store(0, Relaxed);
-            return false;
-        }
-        true
-    }
-
-    pub(crate) fn timeline(&self, config: &ClusterConfig) -> Timeline {
-        let spans = self.threads.iter().enumerate().map(|(index, ring)| {
-            let place = (index / config.threads_per_worker, index % config.threads_per_worker);
-            (place.0, place.1, ring.lock().iter().cloned().collect())
-        });
-        let disks = self.disks.iter().enumerate().map(|(worker, ring)| (worker, ring.lock().iter().cloned().collect()));
-        Timeline { threads: spans.collect(), disks: disks.collect() }
+        let steps = [
+            step(&read, 10, 5, SpanEnd::Again),
+            step(&join, 15, 5, SpanEnd::Idle),
+            step(&read, 20, 5, SpanEnd::Parked),
+            step(&join, 30, 1, SpanEnd::Idle),
+            step(&read, 35, 1, SpanEnd::Idle),
+            step(&join, 40, 5, SpanEnd::Ended),
+            step(&read, 50, 5, SpanEnd::Ended),
+        ];
+        let gap = |why, start, end| Gap { why, start: ms(start), length: ms(end - start) };
+        let seen = [
+            gap(SpanEnd::Parked, 25, 30),
+            gap(SpanEnd::Parked, 31, 35),
+            gap(SpanEnd::Idle, 36, 40),
+            gap(SpanEnd::Idle, 45, 50),
+        ];
+        // What has ended waits for nothing.
+        assert_eq!(gaps(&steps, Vec::new(), ms(99)), seen);
+        // One that never ran has waited from before; what is known of the others is in their steps.
+        let waits = vec![(ms(2), task_of(&sort), SpanEnd::Blocked), (ms(36), task_of(&join), SpanEnd::Memory)];
+        let all = gaps(&steps, waits.clone(), ms(99));
+        assert_eq!(all[0], gap(SpanEnd::Blocked, 2, 10));
+        assert_eq!(all[1..3], seen[..2]);
+        assert_eq!(
+            all[3..],
+            [36, 45, 55].map(|from| gap(
+                SpanEnd::Blocked,
+                from,
+                from + if from == 36 {
+                    4
+                } else if from == 45 {
+                    5
+                } else {
+                    44
+                }
+            ))
+        );
+        assert_eq!(gaps(&[], waits[..1].to_vec(), ms(99)), [gap(SpanEnd::Blocked, 2, 99)]);
+        assert_eq!(gaps(&[], Vec::new(), ms(99)), []);
     }
 }

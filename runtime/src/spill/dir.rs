@@ -14,11 +14,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
+use super::SpillSpace;
 use super::disk::{Disk, FileDisk};
-use super::{DiskRecorder, SpillSpace};
 use crate::error::{ExecutionError, OperatorError, Result};
 use crate::io::Io;
 use crate::memory::Account;
+use crate::observe::DiskRecorder;
 
 const PREFIX: &str = "aqueduct-spill-";
 const LOCK_FILE: &str = "lock";

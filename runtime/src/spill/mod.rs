@@ -30,9 +30,8 @@ pub use file::{Fetch, Fetched, SpillFile, SpilledBatch};
 use crate::error::{OperatorError, Result};
 use crate::io::{Completion, Io, Ticket};
 use crate::memory::{Account, MemoryPool, Reservation};
-use crate::observe::{DiskSpan, DiskWork, Recorder};
+use crate::observe::{DiskRecorder, DiskUser, DiskWork};
 use crate::sync::Mutex;
-use crate::task::Clock;
 
 /// What tasks wait for whose spilled state is written.
 pub(crate) const WRITING: &str = "writing spilled state";
@@ -62,20 +61,6 @@ struct SpaceInner {
     /// Where what the I/O threads do is recorded on request.
     recorder: Option<DiskRecorder>,
     queue: Mutex<Queue>,
-}
-
-/// Where the work of a worker's I/O threads is recorded on request.
-#[derive(Clone)]
-pub(crate) struct DiskRecorder {
-    pub(crate) recorder: Arc<Recorder>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) worker: usize,
-}
-
-impl std::fmt::Debug for DiskRecorder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("DiskRecorder").field("worker", &self.worker).finish_non_exhaustive()
-    }
 }
 
 #[derive(Debug)]
@@ -194,12 +179,9 @@ impl SpillSpace {
 
     /// Does `io`, which writes or reads a frame of `bytes`, and records it if that is asked for.
     fn recorded<T>(&self, work: DiskWork, bytes: u64, io: impl FnOnce() -> T) -> T {
-        let Some(to) = self.inner.recorder.as_ref().filter(|to| to.recorder.is_on()) else { return io() };
-        let start = to.clock.now();
-        let done = io();
-        let (job, holder, length) = (self.inner.job, Arc::clone(&self.holder), to.clock.now().saturating_sub(start));
-        to.recorder.add_disk(to.worker, DiskSpan { job, holder, work, bytes, start, length });
-        done
+        let Some(to) = &self.inner.recorder else { return io() };
+        let user = || DiskUser { job: self.inner.job, holder: Arc::clone(&self.holder), work };
+        to.record(user, Some(bytes), io)
     }
 
     fn compression(&self) -> bool {

@@ -253,3 +253,152 @@ fn batches_that_the_caller_keeps_hold_no_memory_of_a_job_that_held_them_too() {
         assert_eq!(first.num_rows() + second.num_rows(), 200);
     });
 }
+
+/// Forwards its input; its instances are gone once the gate is open, and not before.
+#[derive(Debug)]
+struct Lingering(Gate);
+
+impl OperatorSpec for Lingering {
+    fn name(&self) -> &str {
+        "lingering"
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        Ok(Arc::clone(&inputs[0]))
+    }
+
+    fn instantiate(&self, _context: OperatorContext) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(Lingering(self.0.clone())))
+    }
+}
+
+impl Operator for Lingering {
+    fn process(&mut self, _port: Port, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
+        out.push(batch);
+        Ok(Step::NeedInput)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.pass().into_iter().for_each(|ticket| ticket.wait());
+    }
+}
+
+/// One batch of numbers, made by tasks that end well after the result has.
+fn lingering(gate: &Gate) -> (Graph, aqueduct_runtime::ResultId) {
+    let mut graph = Graph::new();
+    let source = graph.source("numbers", NumbersSource::new(100));
+    let lingers = graph.operator("lingers", Lingering(gate.clone()), source.gather());
+    let result = graph.result("all", lingers);
+    (graph, result)
+}
+
+#[test]
+fn a_job_that_is_dropped_once_all_was_handed_out_is_finished() {
+    within_a_minute(|| {
+        // Asked for more after the last batch, or not.
+        for asked in [true, false] {
+            let cluster = cluster(2, 64 * MIB);
+            let gate = Gate::shut();
+            let (graph, result) = lingering(&gate);
+            let mut job = cluster.run(&graph).expect("it starts");
+            let monitor = job.monitor();
+            let mut stream = job.take_result(result).expect("the result");
+            let batch = stream.next().expect("a batch").expect("no error");
+            assert_eq!(batch.num_rows(), 100);
+            assert!(gate.wait_until_refused(1, Duration::from_secs(10)), "it was told that no more comes, and lingers");
+            if asked {
+                assert!(stream.next().is_none());
+            }
+            drop(stream);
+            drop(job);
+            assert_eq!(monitor.state(), JobState::Running);
+            gate.open();
+            monitor.wait();
+            assert_eq!((monitor.state(), monitor.error()), (JobState::Finished, None), "asked: {asked}");
+            let totals = cluster.observer().totals();
+            assert_eq!((totals.finished, totals.cancelled), (1, 0));
+            assert_clean(&cluster);
+        }
+    });
+}
+
+#[test]
+fn a_job_that_is_dropped_with_rows_unread_or_a_sink_that_has_not_committed_is_cancelled() {
+    within_a_minute(|| {
+        let cluster = cluster(2, 64 * MIB);
+        let gate = Gate::shut();
+        let (graph, result) = lingering(&gate);
+        let mut job = cluster.run(&graph).expect("it starts");
+        let monitor = job.monitor();
+        let stream = job.take_result(result).expect("the result");
+        assert!(gate.wait_until_refused(1, Duration::from_secs(10)), "all of it is there");
+        drop((stream, job));
+        gate.open();
+        monitor.wait();
+        assert_eq!(monitor.state(), JobState::Cancelled);
+
+        let gate = Gate::shut();
+        let (mut graph, result) = lingering(&gate);
+        let numbers = graph.source("more", NumbersSource::new(100));
+        let sink = CountingSink::new();
+        graph.sink("write", sink.clone(), numbers);
+        let mut job = cluster.run(&graph).expect("it starts");
+        let monitor = job.monitor();
+        let mut stream = job.take_result(result).expect("the result");
+        assert!(stream.next().is_some() && stream.next().is_none());
+        drop((stream, job));
+        gate.open();
+        monitor.wait();
+        assert_eq!((monitor.state(), sink.written().commits()), (JobState::Cancelled, 0));
+        assert_clean(&cluster);
+    });
+}
+
+#[test]
+fn what_goes_on_behind_a_result_that_is_complete_is_stopped_when_the_job_is_dropped() {
+    within_a_minute(|| {
+        let cluster = cluster(2, 64 * MIB);
+        let mut graph = Graph::new();
+        // Its source waits for ever for something outside.
+        let never = Gate::shut();
+        never.let_through(1);
+        let source = graph.source("stalls", StalledSource::gated(NumbersSource::new(200).split_rows(100), &never));
+        let first = graph.operator("first", OneBatch, source.gather());
+        let result = graph.result("one", first);
+        let mut job = cluster.run(&graph).expect("it starts");
+        let monitor = job.monitor();
+        let mut stream = job.take_result(result).expect("the result");
+        assert!(stream.next().is_some() && stream.next().is_none());
+        drop((stream, job));
+        monitor.wait();
+        assert_eq!((monitor.state(), monitor.error()), (JobState::Finished, None));
+        assert_clean(&cluster);
+    });
+}
+
+/// Forwards one batch, and needs no more.
+#[derive(Debug)]
+struct OneBatch;
+
+impl OperatorSpec for OneBatch {
+    fn name(&self) -> &str {
+        "one batch"
+    }
+
+    fn output_schema(&self, _output: usize, inputs: &[SchemaRef]) -> Result<SchemaRef> {
+        Ok(Arc::clone(&inputs[0]))
+    }
+
+    fn instantiate(&self, _context: OperatorContext) -> Result<Box<dyn Operator>> {
+        Ok(Box::new(OneBatch))
+    }
+}
+
+impl Operator for OneBatch {
+    fn process(&mut self, _port: Port, batch: RecordBatch, out: &mut Outbox) -> Result<Step> {
+        out.push(batch);
+        Ok(Step::Done)
+    }
+}

@@ -31,7 +31,9 @@ fn who_was_asked_and_who_wrote_to_disk_is_remembered_and_counted() {
         };
         eventually("somebody was asked", || !of(&worker(), MemoryEventKind::Reclaim).is_empty());
         let disk = observer.timeline().disks.pop().expect("one worker").1;
-        assert!(disk.iter().any(|span| span.work == DiskWork::Spill && &*span.holder == "keep [0]" && span.bytes > 0));
+        assert!(
+            disk.iter().any(|span| span.work == DiskWork::Spill && &*span.holder == "keep [0]" && span.bytes > Some(0))
+        );
         drop(second);
         drop(job);
         eventually("both have ended", || observer.jobs().iter().all(|job| job.ended_at().is_some()));

@@ -1,4 +1,5 @@
 //! Much to show: a thousand jobs, a graph of 500 nodes at 8 partitions. Pages answer soon, and what is kept is bounded.
+//! These measure time, so they run alone.
 
 use std::time::{Duration, Instant};
 
