@@ -55,6 +55,8 @@ enum Length {
     Elements,
     /// From, to, and in which steps.
     Steps,
+    /// The first argument, with the third in the place of the second.
+    Replaced,
 }
 
 impl Length {
@@ -64,6 +66,7 @@ impl Length {
             "lpad" | "rpad" => Self::Characters,
             "array_resize" => Self::Elements,
             "range" | "generate_series" => Self::Steps,
+            "replace" => Self::Replaced,
             _ => return None,
         })
     }
@@ -82,6 +85,16 @@ impl Length {
             Self::Characters if args[0].is_null(row) => None,
             Self::Characters => Some(count(1)?.saturating_mul(if args.len() > 2 { 4 } else { 1 })),
             Self::Elements => Some(count(1)?.saturating_mul(if args.len() > 2 { value(2) } else { 8 })),
+            Self::Replaced => {
+                let [whole, from, to] = [0, 1, 2].map(|index| args.get(index).and_then(|texts| text(texts, row)));
+                let (whole, from, to) = (whole?, from?, to?);
+                let most = |times: usize| (whole.len() as u128) + times as u128 * to.len() as u128;
+                // Nothing is found nowhere.
+                let rough = most(whole.len().checked_div(from.len()).unwrap_or(0));
+                // Looked for only where it matters: the function looks for them once more.
+                let exact = rough > PLANNED_BYTES && to.len() > from.len() && !from.is_empty();
+                Some(if exact { most(whole.matches(from).count()) } else { rough })
+            }
             Self::Steps => {
                 let interval = args.get(2).and_then(|step| step.as_primitive_opt::<IntervalMonthDayNanoType>());
                 let Some(interval) = interval else {
@@ -122,17 +135,24 @@ fn elements(distance: i128, step: i128) -> Option<u128> {
 
 /// About what the value of a row takes.
 fn value_bytes(values: &ArrayRef, row: usize) -> u128 {
-    let length = match values.data_type() {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if values.is_null(row) => 0,
-        DataType::Utf8 => values.as_string::<i32>().value(row).len(),
-        DataType::LargeUtf8 => values.as_string::<i64>().value(row).len(),
-        DataType::Utf8View => values.as_string_view().value(row).len(),
-        kind => match kind.primitive_width() {
-            Some(width) => width,
-            None => values.slice(row, 1).to_data().get_slice_memory_size().unwrap_or(8).max(8),
-        },
+    let kind = values.data_type();
+    let length = match kind.primitive_width() {
+        _ if kind.is_string() => text(values, row).map_or(0, str::len),
+        Some(width) => width,
+        None => values.slice(row, 1).to_data().get_slice_memory_size().unwrap_or(8).max(8),
     };
     length as u128
+}
+
+/// The text of a row, if that is one.
+fn text(values: &ArrayRef, row: usize) -> Option<&str> {
+    let text = match values.data_type() {
+        DataType::Utf8 => values.as_string::<i32>().value(row),
+        DataType::LargeUtf8 => values.as_string::<i64>().value(row),
+        DataType::Utf8View => values.as_string_view().value(row),
+        _ => return None,
+    };
+    values.is_valid(row).then_some(text)
 }
 
 /// Numbers as 64 bits, dates as days, times as nanoseconds; the rest as it is.
@@ -254,6 +274,11 @@ mod tests {
         LocalCluster::builder().workers(1).memory_limit("64MiB").progress(false).start().expect("a small cluster")
     }
 
+    /// A thousand million times ten bytes.
+    const REPLACED: &str = "replace(replace(replace(replace(replace(replace(replace(replace(replace('aaaaaaaaaa', \
+        'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), \
+        'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa'), 'a', 'aaaaaaaaaa')";
+
     #[test]
     fn calls_that_would_fill_the_memory_are_planned_and_refused_when_they_run() {
         let cluster = cluster();
@@ -272,6 +297,7 @@ mod tests {
             "generate_series(timestamp '2024-01-01 00:00:00', timestamp '2025-01-01 00:00:00', interval '1 microsecond')",
             // It never gets there.
             "generate_series(date '2024-01-01', date '2023-01-01', interval '1 month -31 days')",
+            REPLACED,
             "upper(lpad(lpad('a', 2147483647), 2147483647))",
         ] {
             let frame = cluster.sql(format!("select {call} as made")).unwrap_or_else(|error| panic!("{call}: {error}"));
@@ -286,7 +312,12 @@ mod tests {
         let cluster = cluster();
         let numbers = cluster.from_source("numbers", aqueduct_operators::range("n", Some(100))).expect("a source");
         cluster.register_table("numbers", &numbers).expect("a table");
-        for call in ["repeat('a', n * 1000000)", "lpad('a', 50000000)", "generate_series(0, n * 1000000)"] {
+        for call in [
+            "repeat('a', n * 1000000)",
+            "lpad('a', 50000000)",
+            "generate_series(0, n * 1000000)",
+            "replace(repeat('a', 1000000 + n), 'a', '0123456789 0123456789 0123456789')",
+        ] {
             let query = format!("select count({call}) as made from numbers");
             // A count that looks at no value computes none.
             let made = format!("select max(made) as made from (select {call} as made from numbers)");
@@ -302,6 +333,9 @@ mod tests {
         for (call, made) in [
             ("repeat('ab', 3)", "ababab"),
             ("lpad('é', 3, 'xy')", "xyé"),
+            ("replace('abc', 'b', 'xyz')", "axyzc"),
+            ("replace('éa', '', '-')", "éa"),
+            ("replace(null, 'b', 'xyz')", ""),
             ("lpad(null, 2147483647)", ""),
             ("repeat(null, 2147483647)", ""),
             ("repeat('a', -2147483647)", ""),
