@@ -8,7 +8,7 @@ use aqueduct_runtime::allocator::{self, BATCH_BYTES, CountingAllocator, allocate
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// A little of one for Miri, which takes its time for each byte.
-const MIB: usize = if cfg!(miri) { 1 << 15 } else { 1 << 20 };
+const MIB: usize = if cfg!(miri) { 1 << 14 } else { 1 << 20 };
 
 /// What the harness's own threads may have pending or allocate meanwhile.
 const NOISE_BYTES: usize = 4 * BATCH_BYTES;
@@ -31,7 +31,7 @@ fn live_bytes_and_peak_follow_every_thread() {
     drop(large);
     assert_close(allocated_bytes(), start, "freed");
     assert_eq!(peak_bytes(), peak);
-    assert!(peak >= start + 24 * MIB);
+    assert!(peak + NOISE_BYTES >= start + 24 * MIB);
 
     reset_peak();
     assert_close(peak_bytes(), start, "a new peak");
