@@ -25,7 +25,7 @@ models *filter:
 
 # A fuzz target for so many seconds: fuzz/README.md.
 fuzz target seconds="300":
-    cargo +nightly fuzz run {{ target }} --features requests -- -max_total_time={{ seconds }} -max_len=4096
+    cargo +nightly fuzz run {{ target }} --features "{{ if target =~ "^(sql|requests)$" { target } else { "" } }}" -- -max_total_time={{ seconds }} -max_len=4096 -timeout=30
 
 # What is unsafe, in Miri, which is a component of a nightly compiler: rustup component add miri rust-src --toolchain nightly
 miri:

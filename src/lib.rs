@@ -27,6 +27,7 @@ mod cluster;
 mod error;
 mod expr;
 mod frame;
+mod lengths;
 mod optimize;
 mod planner;
 mod progress;

@@ -6,7 +6,7 @@ use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 use datafusion_common::alias::AliasGenerator;
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{Transformed, TreeNode};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, Result as QueryResult};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::logical_plan::Union;
@@ -16,9 +16,13 @@ use datafusion_expr::{Aggregate, BinaryExpr, Expr, ExprSchemable, LogicalPlan, O
 use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::lengths;
 use crate::planner;
 use crate::stack::on_large_stack;
+
+/// How many steps a plan may have before it is optimised.
+pub(crate) const STEPS: usize = 10_000;
 
 /// Options for SQL, the optimiser and functions, the same for every query.
 pub(crate) fn options() -> Arc<ConfigOptions> {
@@ -42,6 +46,7 @@ pub(crate) fn analyze(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 fn analyze_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static ANALYZER: LazyLock<Analyzer> = LazyLock::new(Analyzer::new);
+    check_steps(&plan)?;
     let plan = with_quotients_of_floats(plan)?;
     Ok(ANALYZER.execute_and_check(plan, &options(), |_, _| {})?)
 }
@@ -54,7 +59,7 @@ pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
-    let plan = analyze_here(plan)?.transform_up(name_above)?.data;
+    let plan = lengths::bounded(analyze_here(plan)?)?.transform_up(name_above)?.data;
     let plan = planner::sunk(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
     let plan = plan.transform_data(planner::reordered)?;
     if !plan.transformed {
@@ -64,6 +69,29 @@ fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static PROJECTIONS: LazyLock<Optimizer> =
         LazyLock::new(|| Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]));
     Ok(PROJECTIONS.optimize(plan.data, &context, |_, _| {})?)
+}
+
+/// Refuses a plan that is small as it is written and huge once it is spelled out: what is used twice is there twice.
+pub(crate) fn check_steps(plan: &LogicalPlan) -> Result<()> {
+    if steps(plan) > STEPS { Err(too_many_steps()) } else { Ok(()) }
+}
+
+/// The steps of a plan, those of subqueries included. Looks at no more than are allowed, and one.
+pub(crate) fn steps(plan: &LogicalPlan) -> usize {
+    let mut steps = 0;
+    let counted = plan.apply_with_subqueries(|_| {
+        steps += 1;
+        Ok(if steps > STEPS { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    counted.map_or(STEPS + 1, |_| steps)
+}
+
+/// What is said of a plan that has too many.
+pub(crate) fn too_many_steps() -> Error {
+    Error::unsupported(format!(
+        "a query of more than {STEPS} steps, with those of each table, view and frame counted as often as it is used; \
+         keep a result that is used often: `create table … as …`, or `cache` for a frame"
+    ))
 }
 
 /// Has quotients of decimals computed as floats: DataFusion keeps four digits more than the dividend has, so 2.0 / 3 would

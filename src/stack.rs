@@ -29,6 +29,11 @@ pub(crate) fn on_large_stack<T: Send>(walk: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// Whether a query is planned here, rather than run.
+pub(crate) fn is_on_large_stack() -> bool {
+    LARGE.get()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,8 @@
 mod csv_files;
 #[path = "../../operators/src/paths.rs"]
 mod paths;
+#[path = "../../operators/src/stamp.rs"]
+mod stamp;
 #[path = "../../operators/src/target.rs"]
 mod target;
 

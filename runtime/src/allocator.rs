@@ -161,9 +161,9 @@ pub fn reset_peak() {
 
 /// Whether this binary's global allocator is a [`CountingAllocator`].
 pub fn is_installed() -> bool {
-    // As large as a batch, so that it is passed on at once.
+    // As large as two batches, so that it is passed on at once, however much this thread has freed of what others allocated.
     INSTALLED.load(Relaxed) || {
-        std::hint::black_box(Vec::<u8>::with_capacity(BATCH_BYTES));
+        std::hint::black_box(Vec::<u8>::with_capacity(2 * BATCH_BYTES));
         INSTALLED.load(Relaxed)
     }
 }

@@ -170,7 +170,7 @@ impl Io {
 
     /// Without threads: what is submitted waits until whoever holds the [`ByHand`] runs it.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn by_hand() -> (Io, ByHand) {
+    pub fn by_hand() -> (Io, ByHand) {
         let (queue, receiver) = unbounded();
         (Io { queue, threads: 0, stopped: Arc::default(), recorder: None }, ByHand(receiver))
     }
@@ -225,12 +225,13 @@ impl Io {
 
 /// The work of an [`Io`] without threads.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) struct ByHand(crossbeam_channel::Receiver<Work>);
+#[derive(Debug)]
+pub struct ByHand(crossbeam_channel::Receiver<Work>);
 
 #[cfg(any(test, feature = "testing"))]
 impl ByHand {
     /// The piece of work that was submitted first.
-    pub(crate) fn take(&self) -> Option<Box<dyn FnOnce() + Send>> {
+    pub fn take(&self) -> Option<Box<dyn FnOnce() + Send>> {
         match self.0.try_recv() {
             Ok(Work::Run(work)) => Some(work),
             Ok(Work::Stop) | Err(_) => None,

@@ -9,6 +9,7 @@ mod lateral;
 mod multiset;
 mod place;
 mod single;
+mod spelled;
 mod statement;
 mod tables;
 #[cfg(test)]
@@ -124,9 +125,13 @@ impl LocalCluster {
         if is_show_tables(&statement) {
             return Ok(statement::Done { frame: self.shown_tables()?, carried_out: false });
         }
+        if let Statement::Statement(statement) = &statement {
+            spelled::check(statement, &self.session().catalog)?;
+        }
         let provider = catalog::Provider::new(&self.session().catalog);
         let planned = SqlToRel::new(&provider).statement_to_plan(statement);
         let plan = planned.map_err(|error| place::located(error, query))?;
+        optimize::check_steps(&plan)?;
         self.carry_out(multiset::counted(single::at_most_one_row(lateral::row_by_row(plan)?)?)?)
     }
 }

@@ -234,3 +234,39 @@ fn decimals_are_exact() {
     let cluster = cluster();
     assert_eq!(i64s(&cluster, "select 1 as yes where 0.06 + 0.01 = 0.07", "yes"), [1]);
 }
+
+/// Each table is there once for each time that it is used: a query of two kilobytes would be a thousand million scans.
+#[test]
+fn a_query_that_is_huge_once_it_is_spelled_out_is_refused() {
+    let cluster = numbers();
+    let tables = |count: usize| {
+        let tables = (1..=count).map(|i| format!(", t{i} as (select a.n from t{} a, t{} b)", i - 1, i - 1));
+        format!("with t0 as (select n from numbers) {} select * from t{count}", tables.collect::<String>())
+    };
+    cluster.sql(tables(3)).and_then(|frame| frame.explain()).expect("eight scans");
+    let text = error(&cluster, &tables(30));
+    assert!(text.contains("10000 steps"), "{text}");
+    let text = error(&cluster, &format!("select n from numbers where n in ({})", tables(30)));
+    assert!(text.contains("10000 steps"), "{text}");
+
+    let inner =
+        "with t as (select n from numbers) select * from t where n in (with u as (select n from t) select n from u)";
+    cluster.sql(inner).and_then(|frame| frame.explain()).expect("two scans");
+    for view in 1..30 {
+        let query = format!("create view v{view} as select a.n from v{} a, v{} b", view - 1, view - 1);
+        match cluster.sql(query.replace("v0", "numbers")) {
+            Ok(_) => assert!(view < 14, "{view}"),
+            Err(error) => {
+                assert!(view > 5 && error.to_string().contains("10000 steps"), "{view}: {error}");
+                break;
+            }
+        }
+    }
+
+    let mut frame = cluster.sql("select n from numbers").expect("a frame");
+    for _ in 0..30 {
+        frame = frame.union(&frame);
+    }
+    let text = frame.explain().expect_err("too much").to_string();
+    assert!(text.contains("10000 steps"), "{text}");
+}

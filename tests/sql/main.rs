@@ -1,6 +1,7 @@
 //! SQL as a user sees it: the queries of `queries/`, on one and on four workers and on little memory, and DuckDB's answers
 //! to them (`make.py` says how they were made).
 
+mod bytes;
 mod hostile;
 
 use std::fmt::Write as _;

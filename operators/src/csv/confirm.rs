@@ -122,7 +122,7 @@ impl Confirmations {
     }
 
     /// Number of splits that something is known of.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }

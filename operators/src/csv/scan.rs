@@ -161,7 +161,7 @@ impl CsvScan {
     }
 
     /// What the instances share.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }

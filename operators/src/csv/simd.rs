@@ -468,6 +468,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "minutes for each case; the test above takes every offset")]
         fn all_levels_find_what_a_plain_loop_finds(
             text in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), any::<u8>()], 0..300),
             from in 0_usize..300,
