@@ -55,6 +55,7 @@ fn run(shape: (usize, usize), query: &Query) -> Result<Ran, Failure> {
             Err(Error::Execution(ExecutionError::Operator { cause, .. }))
                 if matches!(&*cause, OperatorError::RowTooLarge { .. }) =>
             {
+                eprintln!("{shape:?} at {limit_bytes}: {cause} {}", query.sql);
                 return Ok(Ran::Skipped("a row is larger than the floor".into()));
             }
             Err(Error::Unsupported { what }) => return Ok(Ran::Skipped(format!("unsupported: {what}"))),

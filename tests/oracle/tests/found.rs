@@ -57,3 +57,14 @@ fn a_text_of_all_rows_at_the_smallest_limit() {
     let sql = "select t0_0, string_agg(substr(t0_0, 1, 5), '|' order by t0_0) from t0 group by t0_0";
     all_agree(&[table(4, 0, &[(1, 0, 0, 3)])], sql, 2);
 }
+
+/// A list of texts counted all of them for each of its slices.
+#[test]
+fn lists_of_short_texts_at_the_smallest_limit() {
+    for (text, rows) in [(1, 7), (6, 7), (14, 7), (15, 7), (1, 8), (6, 8)] {
+        let tables = [table(rows, 3, &[(text, 0, 1, 3), (0, 0, 1, 5)])];
+        all_agree(&tables, "select array_agg(t0_0 order by t0_0, t0_id) as l from t0", 1);
+        all_agree(&tables, "select t0_1, array_agg(substr(t0_0, 1, 5) order by t0_id) as l from t0 group by t0_1", 2);
+        all_agree(&tables, "select t0_1, array_agg(distinct t0_0 order by t0_0) as l from t0 group by t0_1", 2);
+    }
+}
