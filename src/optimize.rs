@@ -54,7 +54,7 @@ pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
-    let plan = analyze_here(plan)?.transform_up(name_above)?.data;
+    let plan = planner::unkeyed(analyze_here(plan)?)?.transform_up(name_above)?.data;
     let plan = planner::reordered(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
     if !plan.transformed {
         return Ok(plan.data);

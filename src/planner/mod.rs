@@ -24,6 +24,7 @@ mod scan;
 mod sort;
 #[cfg(test)]
 mod tests;
+mod unkeyed;
 mod unnest;
 mod window;
 
@@ -42,6 +43,7 @@ pub(crate) use apply::Applied;
 pub(crate) use asof::{Asof, AsofRule, without_nulls};
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
+pub(crate) use unkeyed::{Unkeyed, unkeyed};
 
 use crate::error::{Error, Result};
 use crate::optimize;
@@ -229,6 +231,8 @@ impl Planner {
                     self.applied(applied)
                 } else if let Some(asof) = node.downcast_ref::<Asof>() {
                     self.asof(asof)
+                } else if let Some(unkeyed) = node.downcast_ref::<Unkeyed>() {
+                    self.plan(&unkeyed.input)
                 } else {
                     Err(Error::unsupported(kind(plan)))
                 }
