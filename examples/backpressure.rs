@@ -3,7 +3,7 @@
 //! Run it with `cargo run --example backpressure`. Ten times it prints how many bytes are on their way between the
 //! actors and how many may be; then where each actor spent its time: the source parked, the sink blocked.
 
-#![allow(
+#![expect(
     clippy::disallowed_methods,
     reason = "this example looks at a job as time goes by, and has a sink that takes time"
 )]

@@ -55,7 +55,8 @@ fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
     let plan = planner::unkeyed(analyze_here(plan)?)?.transform_up(name_above)?.data;
-    let plan = planner::reordered(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
+    let plan = planner::sunk(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
+    let plan = plan.transform_data(planner::reordered)?;
     if !plan.transformed {
         return Ok(plan.data);
     }

@@ -24,7 +24,7 @@ pub use aggregate::{Aggregate, AggregateArguments, FinalAggregate, GroupingSets,
 pub use expression::Expression;
 pub use filter::Filter;
 pub use generate::{Generator, range};
-pub use join::{AsofDirection, AsofJoin, HashJoin, NestedLoopJoin, RuntimeFilter};
+pub use join::{AsofDirection, AsofJoin, AwaitFilters, HashJoin, NestedLoopJoin, RuntimeFilter};
 pub use limit::Limit;
 pub use memory::{MemorySink, MemorySource};
 pub use parquet::{ParquetOptions, ParquetSource};

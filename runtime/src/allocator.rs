@@ -168,22 +168,6 @@ pub fn is_installed() -> bool {
     }
 }
 
-/// Blocks of this size and more go back to the system when they are freed, after [`return_blocks`].
-#[cfg(target_env = "gnu")]
-const RETURNED_BYTES: nix::libc::c_int = 32 * 1024;
-
-/// Has glibc give freed blocks back at once, in a binary that chose its allocator here. By itself it keeps what was freed
-/// below its highest block, and raises the size that it gives back to that of the largest block it has seen: at limits of
-/// some megabytes that is a third more of resident memory. It costs a system call and fresh pages for each such block.
-pub(crate) fn return_blocks() {
-    #[cfg(target_env = "gnu")]
-    if is_installed() {
-        // SAFETY: no pointer is passed. The call holds the lock of the first arena while it sets one word, and a thread that
-        // allocates meanwhile reads the old value or the new one: each is a size to go by.
-        unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, RETURNED_BYTES) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::actor::{SystemClock, TaskActor};
-use crate::allocator;
 use crate::build::{WorkerParts, build};
 use crate::config::ClusterConfig;
 use crate::error::{ExecutionError, Place, PlanError, panic_message};
@@ -29,14 +28,13 @@ use crate::job::{Job, JobCore};
 use crate::memory::MemoryPool;
 use crate::observe::{Observed, Observer};
 use crate::plan::Plan;
+use crate::resident;
 use crate::spill::{SpillDir, SpillSpace};
 use crate::task::Clock;
 use crate::watchdog::Watch;
 
 /// How often the watchdog looks.
 const WATCHDOG_PERIOD: Duration = Duration::from_millis(100);
-/// At worker limits up to this, what the system's allocator keeps for itself is a good part of the whole.
-const SMALL_LIMIT_BYTES: usize = 32 << 20;
 /// I/O threads of each worker.
 const IO_THREADS: usize = 1;
 /// Threads that start and finish jobs.
@@ -91,8 +89,8 @@ impl Cluster {
             return Err(PlanError::Config(reason.into()).into());
         }
         let failed = |error: std::io::Error| ExecutionError::Resource(format!("cannot start a thread: {error}"));
-        if config.memory_limit_bytes <= SMALL_LIMIT_BYTES {
-            allocator::return_blocks();
+        if resident::is_scarce(&config) {
+            resident::return_blocks();
         }
         let spill = SpillDir::create(config.spill_dir.as_deref(), config.spill_limit_bytes, config.spill_compression)?;
         let (commands, receiver) = unbounded_channel();
@@ -215,6 +213,9 @@ impl Cluster {
             return Err(PlanError::Config(reason.into()).into());
         }
         let io = self.shared.jobs.lock().clone().ok_or(ExecutionError::Closed)?;
+        if resident::is_scarce(config) {
+            resident::release_planning();
+        }
         let id = self.next_job.fetch_add(1, Relaxed);
         let core = JobCore::new(id, Arc::new(plan), io, self.shared.pools.clone());
         self.shared.observed.add(&core);

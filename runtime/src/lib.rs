@@ -39,6 +39,7 @@ mod mailbox;
 #[cfg(all(test, any(feature = "loom", feature = "shuttle")))]
 mod models;
 mod planted;
+mod resident;
 mod sync;
 mod task;
 mod watchdog;

@@ -21,6 +21,7 @@ mod reorder;
 mod repeated;
 mod runtime_filter;
 mod scan;
+mod semi;
 mod sort;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ pub(crate) use apply::Applied;
 pub(crate) use asof::{Asof, AsofRule, without_nulls};
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
+pub(crate) use semi::sunk;
 pub(crate) use unkeyed::{Unkeyed, unkeyed};
 
 use crate::error::{Error, Result};

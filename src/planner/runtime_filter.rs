@@ -1,25 +1,28 @@
 //! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from.
 //!
 //! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at
-//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it.
+//! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it. Where that is
+//! likely to be most of the rows, the scan waits until the keys are known.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aqueduct_operators::{Expression, HashJoin, RuntimeFilter};
+use aqueduct_operators::{AwaitFilters, Expression, HashJoin, RuntimeFilter};
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion_common::{JoinSide, Result as QueryResult};
 use datafusion_expr::logical_plan::{Join, TableScan};
 use datafusion_expr::{Distinct, Expr, ExprSchemable, JoinType, LogicalPlan, Operator};
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
 
-use super::Planner;
 use super::estimate::{Estimate, distinct};
+use super::{Flow, Planner};
 
 /// Rows of a table below which a filter is not worth its making.
 const FEW_ROWS: f64 = 5_000.0;
 /// The share of keys that must be held at the most, as far as that can be guessed.
 const MOST_HELD: f64 = 0.75;
+/// The same for a scan that waits for it.
+const MOST_HELD_AWAITED: f64 = 0.5;
 
 /// The filters of one plan.
 #[derive(Debug)]
@@ -37,6 +40,8 @@ struct Planned {
     scan: usize,
     /// Columns of the table.
     columns: Vec<usize>,
+    /// The scan waits for it: what is read before it is there is read in vain for the most part.
+    is_awaited: bool,
 }
 
 impl RuntimeFilters {
@@ -95,8 +100,16 @@ impl Planner {
         }
         let filter = RuntimeFilter::new();
         let (keys, columns) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
-        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns });
+        let held_side = if build == JoinSide::Left { &join.left } else { &join.right };
+        let is_awaited = held.rows <= MOST_HELD_AWAITED * different && !self.shares(held_side)?;
+        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns, is_awaited });
         Some(JoinFilter { filter, keys })
+    }
+
+    /// Whether rows of a part of `plan` go elsewhere as well: who waits for `plan` might hold up those who take them there,
+    /// and so `plan`. `None` if it cannot be told.
+    fn shares(&mut self, plan: &LogicalPlan) -> Option<bool> {
+        plan.exists(|part| Ok(self.repeated.get(part).is_some())).ok()
     }
 
     /// The scan, and the column of its table, that column `index` of `plan` comes from unchanged.
@@ -159,6 +172,14 @@ impl Planner {
         });
         predicates.reduce(and)
     }
+
+    /// `flow`, the rows of `scan`, held up until those joins have told what they ask that wait is worth it for.
+    pub(super) fn awaited(&mut self, scan: &TableScan, flow: Flow) -> Flow {
+        let filters = self.runtime_filters.planned.iter();
+        let filters = filters.filter(|planned| planned.scan == place(scan) && planned.is_awaited);
+        let filters: Vec<_> = filters.map(|planned| planned.filter.clone()).collect();
+        if filters.is_empty() { flow } else { self.row_wise("await filter", AwaitFilters::new(filters), flow) }
+    }
 }
 
 pub(super) fn and(left: Expression, right: Expression) -> Expression {
@@ -171,10 +192,37 @@ fn place(scan: &TableScan) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch};
     use datafusion_expr::logical_plan::Union;
 
     use super::*;
     use crate::LocalCluster;
+
+    #[test]
+    fn a_scan_awaits_a_filter_that_drops_most_of_it_unless_that_may_wait_for_the_scan() {
+        let cluster = LocalCluster::builder().workers(2).memory_limit("64MB").progress(false).start().expect("starts");
+        for (name, rows) in [("few", 10), ("many", 20_000)] {
+            let numbers = Arc::new(Int64Array::from_iter_values(0..rows)) as ArrayRef;
+            let batch = RecordBatch::try_from_iter([("k", Arc::clone(&numbers)), ("v", numbers)]).expect("two columns");
+            let table = cluster.from_batches(batch.schema(), vec![batch]).expect("a frame");
+            cluster.register_table(name, &table).expect("a table");
+        }
+        let awaits = |query: &str| {
+            let frame = cluster.sql(query).expect("a query");
+            let lines = frame.explain().expect("a plan");
+            (lines.matches("await filter").count(), frame.compute().expect("computed").num_rows())
+        };
+        let sums = "(select k, sum(v) as s from many group by k)";
+        assert_eq!(awaits("select * from few join many on few.k = many.k"), (1, 10));
+        assert_eq!(awaits("select * from many a join many b on a.k = b.v"), (0, 20_000), "nothing is dropped");
+        assert_eq!(awaits(&format!("select * from few join {sums} t on few.k = t.k")), (1, 10));
+        assert_eq!(awaits(&format!("select * from {sums} t where k in (select v from few)")), (1, 10));
+        let shared = format!(
+            "with t as {sums} select * from (select k, count(*) from many group by k) a \
+             join (select k from t where s < 7) b on a.k = b.k join t on t.k = a.k"
+        );
+        assert_eq!(awaits(&shared).1, 7);
+    }
 
     #[test]
     fn a_scan_that_two_steps_read_is_known_to_be_shared() {

@@ -282,7 +282,7 @@ impl Planner {
             (predicate, self.asked_of(scan, projected))
         };
         let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, predicate, reading)?;
-        let flow = Flow { node, schema, ordered: true, single: few, hashed: None };
+        let flow = self.awaited(scan, Flow { node, schema, ordered: true, single: few, hashed: None });
         Ok(match behind {
             Some(asked) => self.row_wise("runtime filter", Filter::new(asked), flow),
             None => flow,

@@ -113,8 +113,10 @@ struct Emission {
 #[derive(Default)]
 struct Sample {
     rows: usize,
-    /// Groups of tables that were emitted.
+    /// Groups that they began, of tables that were emitted.
     groups: usize,
+    /// Groups that the table had before these rows.
+    known: usize,
     /// Rows that still go without a table.
     bypass: usize,
 }
@@ -207,9 +209,9 @@ impl PartialInstance {
         let bytes = self.table.bytes();
         self.held.set(2 * bytes + self.scratch_bytes(0));
         if self.sample.rows >= SAMPLE_ROWS {
-            let groups = self.sample.groups + self.table.groups();
+            let groups = self.sample.groups + self.table.groups() - self.sample.known;
             let worthless = groups as f64 > WORTHLESS * self.sample.rows as f64;
-            self.sample = Sample::default();
+            self.sample = Sample { known: self.table.groups(), ..Sample::default() };
             if worthless && self.converters.is_some() {
                 self.sample.bypass = BYPASSED_ROWS;
                 self.flush()?;
@@ -229,7 +231,7 @@ impl PartialInstance {
     /// Turns the table into batches to emit, and starts afresh.
     fn flush(&mut self) -> Result<()> {
         let table = std::mem::replace(&mut self.table, Table::new(&self.aggregate, true)?);
-        self.sample.groups += table.groups();
+        self.sample.groups += table.groups() - std::mem::take(&mut self.sample.known);
         self.table_rows = 0;
         let emitted = table.emit(false)?;
         let step = piece_rows(&emitted, self.batch_bytes).min(self.batch_rows);

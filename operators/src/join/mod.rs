@@ -32,4 +32,4 @@ mod tests;
 pub use asof::{AsofDirection, AsofJoin};
 pub use hash_join::HashJoin;
 pub use nested_loop_join::NestedLoopJoin;
-pub use runtime_filter::RuntimeFilter;
+pub use runtime_filter::{AwaitFilters, RuntimeFilter};

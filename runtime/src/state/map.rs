@@ -204,7 +204,7 @@ impl<V: StateValue> MapReader<V> {
     /// # Errors
     ///
     /// What reading and writing say.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not say that it waits")]
     pub fn next(&mut self) -> Result<NextChunk<V>> {
         loop {
             if let [.., from, to] = self.levels.as_mut_slice()

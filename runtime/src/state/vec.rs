@@ -250,7 +250,7 @@ impl SpillingVecReader {
     /// # Errors
     ///
     /// What reading from disk says.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not say that it waits")]
     pub fn next(&mut self) -> Result<Next> {
         while let Some(Place::Taken) = self.vec.places.get(self.at) {
             self.at += 1;

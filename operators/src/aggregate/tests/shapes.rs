@@ -173,6 +173,20 @@ fn keys_that_hardly_repeat_are_passed_by_the_first_half() {
 }
 
 #[test]
+fn keys_whose_rows_lie_together_are_one_state_each_however_many_keys_there_are() {
+    let rows = 1_000_000;
+    let key = Int64Array::from_iter_values((0..rows).map(|i| i / 4));
+    let all = RecordBatch::try_from_iter([("k", Arc::new(key) as ArrayRef)]).expect("a column");
+    let schema = all.schema();
+    let batches: Vec<_> = (0..100).map(|part| all.slice(part * 10_000, 10_000)).collect();
+    let calls = [Call::new(max_udaf(), vec![col("k", &schema).expect("k")])];
+    let aggregate = describe(&schema, &["k"], &calls).expect("can be computed");
+    let outcome = run(&aggregate, &batches, &Run { partials: 1, batch_rows: 8192, ..Run::default() });
+    // One key more for each table that was full in the middle of its rows.
+    assert!((250_000..250_010).contains(&outcome.state_rows), "{}", outcome.state_rows);
+}
+
+#[test]
 fn names_of_keys_are_told_apart_between_the_halves() {
     let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, true)]));
     let k = col("k", &schema).expect("k");

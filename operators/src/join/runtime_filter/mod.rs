@@ -10,6 +10,7 @@
 //! goes wrong or memory is short, every row passes. A filter serves one job: a second job over the same graph switches
 //! it off. On a cluster there is none.
 
+mod awaited;
 mod bloom;
 mod expression;
 mod known;
@@ -17,12 +18,14 @@ mod known;
 use std::sync::Arc;
 
 use aqueduct_runtime::Result;
+use aqueduct_runtime::io::{Completion, Ticket};
 use aqueduct_runtime::memory::{Account, Reservation};
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 
+pub use self::awaited::AwaitFilters;
 use self::expression::RuntimeFilterExpression;
 use self::known::{Bound, Known};
 use super::keys::KeyEncoder;
@@ -77,6 +80,8 @@ struct State {
     members: usize,
     /// It is of no use any more.
     off: bool,
+    /// For those who wait until it is known or off.
+    waited_for: Option<(Ticket, Completion)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +107,16 @@ impl Slot {
         self.state.lock().known.clone()
     }
 
+    /// What to wait for until it is known or will never be; nothing, if that is so.
+    pub(super) fn pending(&self) -> Option<Ticket> {
+        let mut state = self.state.lock();
+        if state.off || state.known.is_some() {
+            return None;
+        }
+        let (ticket, _) = state.waited_for.get_or_insert_with(|| Ticket::of_task("runtime filter"));
+        Some(ticket.clone())
+    }
+
     /// Gives up what takes memory; the bytes that this frees.
     pub(super) fn forget_keys(&self) -> usize {
         let mut state = self.state.lock();
@@ -116,6 +131,7 @@ impl State {
         self.off = true;
         self.known = None;
         self.parts.clear();
+        self.waited_for = None;
     }
 }
 
@@ -215,6 +231,7 @@ impl Teller {
         if !state.off && state.known.is_none() && state.stages.iter().all(|stage| *stage == Stage::Told) {
             let parts = std::mem::take(&mut state.parts);
             state.known = Some(Arc::new(Known::new(parts, Arc::clone(&self.encoder), &self.memory)));
+            state.waited_for = None;
         }
     }
 }
@@ -224,7 +241,9 @@ impl Drop for Teller {
     fn drop(&mut self) {
         let mut state = self.slot.state.lock();
         state.members -= 1;
-        if state.members == 0 {
+        // One that ends before it has told all of its keys will not tell them any more.
+        let untold = state.stages.get(self.partition).is_some_and(|stage| *stage != Stage::Told);
+        if state.members == 0 || (untold && !self.silent) {
             state.switch_off();
         }
     }

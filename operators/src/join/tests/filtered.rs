@@ -12,8 +12,8 @@ use super::oracle::lines;
 use super::random::{KINDS, batch, values};
 use super::*;
 use crate::expression::evaluate_mask;
-use crate::join::RuntimeFilter;
 use crate::join::keys::KeyEncoder;
+use crate::join::{AwaitFilters, RuntimeFilter};
 
 /// Calls `operator` until it wants input; whether it wants none any more.
 fn settle(operator: &mut dyn Operator, mut step: Step, out: &mut Outbox, batches: &mut Vec<RecordBatch>) -> bool {
@@ -257,6 +257,51 @@ fn a_filter_serves_one_job() {
             .true_count(),
         2
     );
+}
+
+/// Whether the first batch of rows that await `filter` has gone on.
+fn goes_on(awaiting: &mut dyn Operator, step: Step) -> bool {
+    let mut out = Outbox::new();
+    match step {
+        Step::Blocked(ticket) if !ticket.is_done() => return false,
+        _ => awaiting.resume(&mut out).expect("resumes"),
+    };
+    out.pop().is_some()
+}
+
+#[test]
+fn rows_that_await_a_filter_go_on_once_every_partition_has_told_or_one_never_will() {
+    let (left, right) = (left_table(vec![Some(1)]), right_table(vec![Some(1), Some(2)]));
+    for all_tell in [true, false] {
+        let filter = RuntimeFilter::new();
+        let join = hash_join(&left, &right, 1, JoinType::Inner, JoinSide::Left, NullEquality::NullEqualsNothing)
+            .with_runtime_filter(filter.clone(), vec![0], false);
+        let mut out = Outbox::new();
+        let awaiting = AwaitFilters::new(vec![filter.clone()]);
+        let mut awaiting = awaiting.instantiate(context().operator(&[right.schema()])).expect("made");
+        let step = awaiting.process(0, right.clone(), &mut out).expect("waits");
+        assert!(out.is_empty() && !goes_on(awaiting.as_mut(), step));
+        let mut joins: Vec<_> = (0..2)
+            .map(|partition| {
+                let context = context().partition(partition, 2).operator(&[left.schema(), right.schema()]);
+                join.instantiate(context).expect("made")
+            })
+            .collect();
+        joins[0].process(0, left.clone(), &mut out).expect("builds");
+        joins[0].finish(0, &mut out).expect("seals");
+        let step = awaiting.resume(&mut out).expect("waits");
+        assert!(!goes_on(awaiting.as_mut(), step), "the other partition may hold more");
+        if all_tell {
+            joins[1].finish(0, &mut out).expect("seals");
+        } else {
+            joins.truncate(1);
+        }
+        assert_eq!(filter.is_known(), all_tell);
+        assert!(goes_on(awaiting.as_mut(), Step::NeedInput));
+        // From now on it is in nobody's way.
+        awaiting.process(0, right.clone(), &mut out).expect("passes");
+        assert!(out.pop().is_some());
+    }
 }
 
 #[test]

@@ -149,7 +149,7 @@ impl LaneMerge {
     /// # Errors
     ///
     /// What arrow says when it copies rows.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not say that it waits")]
     pub fn next(&mut self) -> Result<LaneStep> {
         if self.left == 0 {
             self.picker = Picker::default();

@@ -201,7 +201,7 @@ impl ExternalSorter {
     ///
     /// What reading and writing say; [`OperatorError::RowTooLarge`](crate::OperatorError::RowTooLarge) if two rows cannot
     /// be held side by side.
-    #[allow(clippy::should_implement_trait)]
+    #[expect(clippy::should_implement_trait, reason = "an iterator could not say that it waits")]
     pub fn next(&mut self) -> Result<Next> {
         if !matches!(self.phase, Phase::After(..)) {
             self.given.shrink(usize::MAX);
