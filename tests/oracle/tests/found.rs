@@ -87,7 +87,7 @@ fn the_first_row_of_each_key_in_an_order_of_structs() {
         let tables = [table(5, cut, &[(12, 0, key, 5), (12, 3, 0, 2), (5, 0, 0, 2)])];
         let sql = "select distinct on (t0_0) t0_id, t0_0, t0_1 from t0 order by t0_0, t0_1, t0_2 desc, t0_id";
         let judged = "select t0_id, t0_0, t0_1 from (select *, row_number() over (partition by t0_0 \
-                      order by t0_1, t0_2 desc, t0_id) as place from t0) where place = 1";
+                      order by t0_1, t0_2 desc, t0_id rows unbounded preceding) as place from t0) where place = 1";
         all_agree_with(&tables, sql, judged, 3);
     }
 }

@@ -238,7 +238,9 @@ fn distinct(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> 
         let nested = selected.columns.iter().any(|column| !is_ordered(column.kind)) && key.kind != Kind::Wild;
         let judged = nested.then(|| {
             let names: Vec<&str> = selected.columns.iter().map(|column| column.name.as_str()).collect();
-            let (names, by) = (names.join(", "), format!("partition by {} order by {}", by[0], by.join(", ")));
+            // Nor has it frames of ranges of nested values.
+            let by = format!("partition by {} order by {} rows unbounded preceding", by[0], by.join(", "));
+            let names = names.join(", ");
             format!(
                 "select {names} from (select {list}, row_number() over ({by}) as place from {name}) where place = 1"
             )
