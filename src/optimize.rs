@@ -59,7 +59,7 @@ pub(crate) fn optimize(plan: LogicalPlan) -> Result<LogicalPlan> {
 fn optimize_here(plan: LogicalPlan) -> Result<LogicalPlan> {
     static OPTIMIZER: LazyLock<Optimizer> = LazyLock::new(Optimizer::new);
     let context = Context(OptimizerContext::new_with_config_options(options()));
-    let plan = lengths::bounded(analyze_here(plan)?)?.transform_up(name_above)?.data;
+    let plan = planner::unkeyed(lengths::bounded(analyze_here(plan)?)?)?.transform_up(name_above)?.data;
     let plan = planner::sunk(OPTIMIZER.optimize(plan, &context, |_, _| {})?)?;
     let plan = plan.transform_data(planner::reordered)?;
     if !plan.transformed {

@@ -26,6 +26,7 @@ mod sort;
 #[cfg(test)]
 mod tests;
 mod top;
+mod unkeyed;
 mod unnest;
 mod window;
 
@@ -45,6 +46,7 @@ pub(crate) use asof::{Asof, AsofRule, without_nulls};
 pub(crate) use reorder::reordered;
 pub(crate) use scan::ScanTable;
 pub(crate) use semi::sunk;
+pub(crate) use unkeyed::{Unkeyed, unkeyed};
 
 use crate::error::{Error, Result};
 use crate::optimize;
@@ -237,6 +239,8 @@ impl Planner {
                     self.applied(applied)
                 } else if let Some(asof) = node.downcast_ref::<Asof>() {
                     self.asof(asof)
+                } else if let Some(unkeyed) = node.downcast_ref::<Unkeyed>() {
+                    self.plan(&unkeyed.input)
                 } else {
                     Err(Error::unsupported(kind(plan)))
                 }

@@ -17,6 +17,7 @@ use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion_physical_expr::expressions::Literal;
 
 use super::keys::GroupKeys;
+use super::order_key::with_order_keys;
 use super::per_group::PerGroup;
 use crate::expression::{Expression, evaluate, evaluate_mask, failed, field, named_text, same_types};
 
@@ -256,6 +257,7 @@ impl Function {
         if needs_order(&expression) && ordered_place(&expression).is_none() {
             return Err(needs_sorted_input(&expression));
         }
+        let expression = with_order_keys(expression, input).map_err(failed)?;
         let mut arguments = expression.expressions();
         arguments.extend(expression.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         let state_types = expression.state_fields().map_err(failed)?;

@@ -13,6 +13,7 @@ mod describe;
 mod final_aggregate;
 mod grouping_sets;
 mod keys;
+mod order_key;
 mod partial_aggregate;
 mod per_group;
 mod sorted;

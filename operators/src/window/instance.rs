@@ -393,6 +393,8 @@ impl Operator for Instance {
         let keys = self.shared.normalised.iter().map(|column| normalised(ArrayRef::clone(batch.column(*column))));
         columns.extend(keys);
         let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        // A sorter keeps what nobody else has without a copy.
+        drop(batch);
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.shared.sorted), columns, &options)?;
         match &mut self.sorter {
             Some(sorter) => {

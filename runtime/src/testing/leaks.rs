@@ -42,15 +42,15 @@ pub fn assert_no_threads_left() {
 /// If one did; the message says who, how often, and by how many bytes.
 #[track_caller]
 pub fn assert_within_limit<'a>(pools: impl IntoIterator<Item = &'a MemoryPool>) {
-    let mut over = pools.into_iter().filter(|pool| pool.overruns() > 0).peekable();
-    if over.peek().is_some() {
-        let whose = |pool: &MemoryPool| {
-            let events = pool.log().events().into_iter().filter(|event| event.kind == MemoryEventKind::Overrun);
-            events.map(|event| format!("{}: {} times, {} bytes", event.holder, event.count, event.bytes)).collect()
-        };
-        let whose: Vec<Vec<_>> = over.map(whose).collect();
-        panic!("claims went over the limit: {whose:?}");
-    }
+    let over: Vec<String> = pools.into_iter().filter_map(over_limit).collect();
+    assert!(over.is_empty(), "claims went over the limit: {}", over.join("; "));
+}
+
+/// Who went over the limit of `pool`, how often, and by how many bytes; `None` if nobody did.
+pub fn over_limit(pool: &MemoryPool) -> Option<String> {
+    let events = pool.log().events().into_iter().filter(|event| event.kind == MemoryEventKind::Overrun);
+    let whose = events.map(|event| format!("{}: {} times, {} bytes", event.holder, event.count, event.bytes));
+    (pool.overruns() > 0).then(|| whose.collect::<Vec<_>>().join(", "))
 }
 
 /// Waits until `condition` holds, for at most 10 seconds.

@@ -37,7 +37,7 @@ pub use failing::{FailingOperator, Failure, Moment, SlowOperator};
 pub use fork::EvenOdd;
 pub use gate::Gate;
 pub use harness::{Context, context, drive, drive_outputs, drive_sink, drive_source};
-pub use leaks::{assert_no_threads_left, assert_within_limit, eventually, our_threads};
+pub use leaks::{assert_no_threads_left, assert_within_limit, eventually, our_threads, over_limit};
 pub use lone_port::LonePort;
 pub use reclaim::ForcedReclaim;
 pub use simulator::{Counterexample, Report, Run, Simulation, simulate};

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use aqueduct::prelude::*;
-use aqueduct::runtime::testing::ForcedReclaim;
+use aqueduct::runtime::testing::{ForcedReclaim, over_limit};
 use aqueduct::runtime::{ExecutionError, OperatorError, PlanError};
 
 use crate::answer::Rows;
@@ -44,6 +44,11 @@ fn run(shape: (usize, usize), query: &Query) -> Result<Ran, Failure> {
         let answer = frame(&cluster, query).and_then(|frame| frame.compute());
         match answer {
             Ok(table) => {
+                let over: Vec<String> = cluster.memory().iter().filter_map(over_limit).collect();
+                if !over.is_empty() {
+                    let detail = format!("{shape:?} at {limit_bytes}: {}", over.join("; "));
+                    return Err(Failure::new("over the limit", detail));
+                }
                 let rows = Rows::new(table.schema(), table.batches(), &query.exact);
                 return rows.map(Ran::Rows).map_err(|error| Failure::new("columns", error));
             }

@@ -41,3 +41,12 @@ select e.id, d.name, u.x from employees e join departments d on e.dept_id = d.id
 select u.x, sum(p.a) as s from pairs p, unnest([p.a, p.b]) as u(x) group by u.x;
 -- lateral_on
 select p.a, u.x from pairs p join unnest([p.a, p.b, 3]) as u(x) on u.x = p.b;
+-- unnest_of_groups_ordered
+--duckdb select region, product, n from (select region, product, unnest([3, null, 1, 2]) as n from (select region, product, sum(quantity) as s from sales group by region, product)) order by region, product, n
+select region, product, unnest(make_array(3, null, 1, 2)) as n from (select region, product, sum(quantity) as s from sales group by region, product) t order by region, product, n;
+-- unnest_of_groups_grouped
+select region, product, n, count(*) as rows from (select region, product, unnest([3, 1, 3]) as n from (select region, product, sum(quantity) as s from sales group by region, product) t) u group by region, product, n;
+-- unnest_of_groups_distinct
+select distinct region, product, n from (select region, product, unnest([3, 1, 3]) as n from (select region, product, sum(quantity) as s from sales group by region, product) t) u;
+-- unnest_of_groups_filtered
+select n, region from (select region, product, unnest([3, 1, 3]) as n from (select region, product, sum(quantity) as s from sales group by region, product) t) u where n > 1 and product <> 'fig';

@@ -4,6 +4,7 @@
 mod arguments;
 mod functions;
 mod memory;
+mod nested_order;
 mod shapes;
 mod sorted;
 

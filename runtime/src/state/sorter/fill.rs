@@ -1,8 +1,7 @@
 //! The filling of a sorter: batches become chunks, chunks become runs where memory is short, and rows that cannot
 //! be among the first are left out.
 
-use arrow::array::{Array, UInt32Array};
-use arrow::buffer::Buffer;
+use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 
@@ -11,7 +10,7 @@ use super::keys::Key;
 use super::merge::{Merge, MergeStep, Source};
 use super::picker::Merged;
 use super::{ExternalSorter, MOST_FIRST_ROWS, NewRun};
-use crate::batch::{batch_bytes, compact, copied};
+use crate::batch::{batch_bytes, compact, copied, is_shared};
 use crate::error::Result;
 use crate::io::Ticket;
 use crate::state::{PIECE_BYTES, kept_bytes, pause};
@@ -177,11 +176,5 @@ impl ExternalSorter {
 /// `batch`, copied if another one uses its buffers: what is charged here must be free once it is written to disk,
 /// whatever the other partitions that got a part of the same rows do with theirs.
 fn unshared(batch: RecordBatch) -> RecordBatch {
-    // One count for the batch itself, and one for the look at it.
-    let shared = |buffer: &Buffer| buffer.strong_count() > 2;
-    let shares = batch.columns().iter().any(|column| {
-        let data = column.to_data();
-        data.buffers().iter().any(shared) || data.nulls().is_some_and(|nulls| shared(nulls.buffer()))
-    });
-    if shares { copied(&batch) } else { batch }
+    if is_shared(&batch) { copied(&batch) } else { batch }
 }

@@ -184,6 +184,10 @@ impl ExternalSorter {
             return Ok(());
         }
         let piece_bytes = self.piece_bytes;
+        // Given on as it is, nobody else has it, and it is kept without a copy.
+        if batch.num_rows() <= MAX_PLACES {
+            return for_each_piece(batch, piece_bytes, &mut |piece| self.push_piece(piece));
+        }
         for start in (0..batch.num_rows()).step_by(MAX_PLACES) {
             let part = batch.slice(start, MAX_PLACES.min(batch.num_rows() - start));
             for_each_piece(part, piece_bytes, &mut |piece| self.push_piece(piece))?;

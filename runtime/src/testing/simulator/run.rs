@@ -29,6 +29,7 @@ use crate::memory::{MemoryPool, Reservation};
 use crate::plan::Plan;
 use crate::spill::SpillDir;
 use crate::task::Clock;
+use crate::testing::leaks::over_limit;
 
 /// Looks of the watchdog at a quiet system before something outside goes on.
 const QUIET_LOOKS: usize = 3;
@@ -439,10 +440,10 @@ impl<'a> Simulator<'a> {
     /// What holds at all times.
     fn check_event(&mut self) -> Result<(), Violation> {
         for (worker, pool) in self.pools.iter().enumerate() {
-            if pool.overruns() > 0 {
+            if let Some(over) = over_limit(pool) {
                 let (peak, limit) = (pool.peak(), pool.limit());
-                let mut detail =
-                    format!("worker {worker} was charged {peak} bytes of {limit}\n    {}", self.trace.last());
+                let last = self.trace.last();
+                let mut detail = format!("worker {worker} was charged {peak} bytes of {limit}\n    {last}\n    {over}");
                 for (name, held, floor) in pool.accounts().iter().filter(|(_, held, floor)| held > floor) {
                     detail += &format!("\n    `{name}` holds {held} bytes, its floor is {floor}");
                 }

@@ -13,6 +13,8 @@ const MOST_COLUMNS: usize = 10;
 /// What a step is.
 pub(super) struct Made {
     pub(super) sql: String,
+    /// The same in other words, where DataFusion's executor does not do what these say.
+    pub(super) judged: Option<String>,
     pub(super) columns: Vec<Column>,
     pub(super) what: &'static str,
 }
@@ -41,7 +43,7 @@ impl Selected {
     }
 
     fn made(self, what: &'static str, rest: &str) -> Made {
-        Made { sql: format!("select {}{rest}", self.list()), columns: self.columns, what }
+        Made { sql: format!("select {}{rest}", self.list()), judged: None, columns: self.columns, what }
     }
 }
 
@@ -68,7 +70,8 @@ pub(super) fn make(step: usize, kind: usize, inputs: &[Relation; 2], draws: &mut
 
 fn filter(one: &Relation, draws: &mut Draws<'_>) -> Made {
     let predicate = Scope::of(one, "").predicate(draws);
-    Made { sql: format!("select * from {} where {predicate}", one.name), columns: one.columns.clone(), what: "filter" }
+    let sql = format!("select * from {} where {predicate}", one.name);
+    Made { sql, judged: None, columns: one.columns.clone(), what: "filter" }
 }
 
 /// Some of the columns of a relation: of many, not all.
@@ -190,14 +193,14 @@ fn union(step: usize, one: &Relation, other: &Relation, draws: &mut Draws<'_>) -
     if draws.once_in(4) {
         sql += &format!(" union all select {} from {}", first.list(), one.name);
     }
-    Made { sql, columns: first.columns, what: "union all" }
+    Made { sql, judged: None, columns: first.columns, what: "union all" }
 }
 
 fn set_operation(step: usize, one: &Relation, other: &Relation, draws: &mut Draws<'_>) -> Option<Made> {
     let (first, second) = alike(step, one, other, draws);
     let what = draws.pick(&["union", "intersect", "except", "intersect all", "except all"]);
     let sql = format!("select {} from {} {what} select {} from {}", first.list(), one.name, second.list(), other.name);
-    Some(Made { sql, columns: first.columns, what })
+    Some(Made { sql, judged: None, columns: first.columns, what })
 }
 
 fn limit(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> {
@@ -227,12 +230,25 @@ fn distinct(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> 
         let order = draws.order(selected.columns.len());
         let source: Vec<&str> = selected.texts.iter().map(|text| text.split(" as ").next().unwrap_or(text)).collect();
         let by: Vec<&str> = order.iter().map(|at| source[*at]).collect();
-        let sql =
-            format!("select distinct on ({}) {} from {} order by {}", by[0], selected.list(), one.name, by.join(", "));
-        return Some(Made { sql, columns: selected.columns, what: "distinct on" });
+        let (list, name) = (selected.list(), &one.name);
+        let sql = format!("select distinct on ({}) {list} from {name} order by {}", by[0], by.join(", "));
+        let key = &selected.columns[order[0]];
+        // Of several batches DataFusion compares nested values as if a null was equal to all others. Its sort does not. But
+        // a partition has no other zeros beside 0.
+        let nested = selected.columns.iter().any(|column| !is_ordered(column.kind)) && key.kind != Kind::Wild;
+        let judged = nested.then(|| {
+            let names: Vec<&str> = selected.columns.iter().map(|column| column.name.as_str()).collect();
+            // Nor has it frames of ranges of nested values.
+            let by = format!("partition by {} order by {} rows unbounded preceding", by[0], by.join(", "));
+            let names = names.join(", ");
+            format!(
+                "select {names} from (select {list}, row_number() over ({by}) as place from {name}) where place = 1"
+            )
+        });
+        return Some(Made { sql, judged, columns: selected.columns, what: "distinct on" });
     }
     let sql = format!("select distinct {} from {}", selected.list(), one.name);
-    Some(Made { sql, columns: selected.columns, what: "distinct" })
+    Some(Made { sql, judged: None, columns: selected.columns, what: "distinct" })
 }
 
 fn windows(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> {
@@ -256,8 +272,16 @@ fn unnest(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Made {
         None => scope.value(draws, Kind::Ints),
     };
     pass(&mut selected, one, "", MOST_COLUMNS / 2, false, draws);
+    // DataFusion takes the keys of what it unnests for keys of the result, if it knows what becomes of them.
+    let hidden = selected.texts.iter().map(|text| {
+        let (value, name) = text.split_once(" as ").expect("a column and its name");
+        format!("case when random() < 2 then {value} end as {name}")
+    });
+    let mut hidden: Vec<String> = hidden.collect();
     selected.add(&format!("unnest({list})"), Kind::Int, true);
-    selected.made("unnest", &format!(" from {}", one.name))
+    hidden.extend(selected.texts.last().cloned());
+    let judged = Some(format!("select {} from {}", hidden.join(", "), one.name));
+    Made { judged, ..selected.made("unnest", &format!(" from {}", one.name)) }
 }
 
 /// Rows of one relation for which another one has rows, or has none.
@@ -277,7 +301,7 @@ fn semi(one: &Relation, other: &Relation, draws: &mut Draws<'_>) -> Option<Made>
     };
     let test = test.replace("l_key", &name).replace("r_key", key);
     let sql = format!("select l.* from {} l where {test}", one.name);
-    Some(Made { sql, columns: one.columns.clone(), what })
+    Some(Made { sql, judged: None, columns: one.columns.clone(), what })
 }
 
 /// A column whose values another relation gives: one for all rows, or one for each.

@@ -1,36 +1,20 @@
 //! Sizes of batches, and compaction: no batch may pin much more memory than its own rows need.
 
+mod shared;
+mod size;
+
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, MutableArrayData, make_array};
-use arrow::buffer::Buffer;
+use arrow::array::{Array, ArrayRef, AsArray, MutableArrayData, make_array};
 use arrow::compute::cast;
-use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
+
+pub(crate) use self::shared::{is_shared, share_buffers};
+pub use self::size::{array_bytes, batch_bytes};
 
 /// What a batch may pin beyond twice its own bytes: small buffers are rounded up by their allocator.
 const PIN_SLACK_BYTES: usize = 4096;
-
-/// Bytes that the rows of `batch` need on their own, whatever their buffers pin beside them.
-pub fn batch_bytes(batch: &RecordBatch) -> usize {
-    batch.columns().iter().map(array_bytes).sum()
-}
-
-/// Bytes that the values of `array` need on their own.
-pub fn array_bytes(array: &ArrayRef) -> usize {
-    match array.data_type() {
-        DataType::Utf8View => view_bytes::<StringViewType>(array),
-        DataType::BinaryView => view_bytes::<BinaryViewType>(array),
-        // An estimate by the whole array is what is left for types whose slices arrow cannot measure.
-        _ => array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size()),
-    }
-}
-
-fn view_bytes<T: ByteViewType>(array: &ArrayRef) -> usize {
-    let array = array.as_byte_view::<T>();
-    let long: usize = if array.data_buffers().is_empty() { 0 } else { array.total_buffer_bytes_used() };
-    16 * array.len() + long + array.nulls().map_or(0, |n| n.len().div_ceil(8))
-}
 
 /// Returns `batch`, copied if its buffers pin more than twice what its rows need.
 pub fn compact(batch: RecordBatch) -> RecordBatch {
@@ -49,51 +33,6 @@ pub fn copied(batch: &RecordBatch) -> RecordBatch {
         &arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
     )
     .expect("columns keep their types and lengths when they are copied")
-}
-
-/// Whether two batches hold a buffer in common.
-pub(crate) fn share_buffers(one: &RecordBatch, other: &RecordBatch) -> bool {
-    let buffers = |batch: &RecordBatch| {
-        let mut found = Vec::new();
-        for_each_buffer(batch, &mut |buffer| found.push(buffer.data_ptr()));
-        found
-    };
-    let (one, other) = (buffers(one), buffers(other));
-    one.iter().any(|buffer| other.contains(buffer))
-}
-
-/// Whether anything but `batch` holds one of its arrays or buffers; also where a batch holds one twice.
-pub(crate) fn is_shared(batch: &RecordBatch) -> bool {
-    let mut shared = batch.columns().iter().any(is_shared_array);
-    // Held by the array, and by the view of it at hand.
-    for_each_buffer(batch, &mut |buffer| shared |= buffer.strong_count() > 2);
-    shared
-}
-
-/// Whether somebody else has `array`, or an array in it: the values of a dictionary may be in many.
-fn is_shared_array(array: &ArrayRef) -> bool {
-    if Arc::strong_count(array) > 1 {
-        return true;
-    }
-    match array.data_type() {
-        DataType::Dictionary(..) => is_shared_array(array.as_any_dictionary().values()),
-        DataType::Struct(_) => array.as_struct().columns().iter().any(is_shared_array),
-        DataType::List(_) => is_shared_array(array.as_list::<i32>().values()),
-        DataType::LargeList(_) => is_shared_array(array.as_list::<i64>().values()),
-        DataType::FixedSizeList(..) => is_shared_array(array.as_fixed_size_list().values()),
-        // What has parts that are not looked into may be shared.
-        kind => kind.is_nested(),
-    }
-}
-
-fn for_each_buffer(batch: &RecordBatch, each: &mut dyn FnMut(&Buffer)) {
-    fn visit(data: &ArrayData, each: &mut dyn FnMut(&Buffer)) {
-        let nulls = data.nulls().map(|nulls| nulls.buffer());
-        // Buffers without bytes are all at the same place.
-        data.buffers().iter().chain(nulls).filter(|buffer| buffer.capacity() > 0).for_each(&mut *each);
-        data.child_data().iter().for_each(|child| visit(child, each));
-    }
-    batch.columns().iter().for_each(|column| visit(&column.to_data(), each));
 }
 
 /// A copy of `array` that shares no buffer with it.
@@ -186,20 +125,6 @@ mod tests {
     }
 
     #[test]
-    fn batches_with_the_same_dictionary_are_shared() {
-        use arrow::datatypes::Int32Type;
-        let texts: DictionaryArray<Int32Type> = ["a", "b", "a"].into_iter().map(Some).collect();
-        let whole = RecordBatch::try_from_iter([("a", Arc::new(texts) as ArrayRef)]).expect("a column");
-        let alone = copied(&whole);
-        assert!(!is_shared(&alone));
-        let rows = arrow::array::UInt32Array::from(vec![0]);
-        let piece = arrow::compute::take_record_batch(&alone, &rows).expect("a row");
-        assert!(is_shared(&alone) && is_shared(&piece));
-        drop(alone);
-        assert!(!is_shared(&piece));
-    }
-
-    #[test]
     fn one_row_of_a_large_batch_lets_go_of_the_rest() {
         let long = |i| format!("a string of more than twelve bytes, number {i}");
         for text in [
@@ -224,23 +149,6 @@ mod tests {
         let small = compact(row.clone());
         assert_eq!(small, row);
         assert!(small.get_array_memory_size() < 4096, "{}", small.get_array_memory_size());
-    }
-
-    #[test]
-    fn slices_share_buffers_and_copies_do_not() {
-        let whole =
-            batch([Arc::new(Int64Array::from_iter_values(0..100)), Arc::new(StringArray::from(vec!["a"; 100]))]);
-        assert!(share_buffers(&whole, &whole.slice(90, 10)));
-        assert!(share_buffers(&whole.slice(0, 10), &whole.slice(90, 10)));
-        assert!(!share_buffers(&whole, &copied(&whole)));
-        let one = whole.project(&[1]).expect("a column");
-        assert!(!share_buffers(&whole.project(&[0]).expect("a column"), &one));
-        assert!(share_buffers(&whole, &one));
-        assert!(is_shared(&one));
-        let copy = copied(&one);
-        assert!(!is_shared(&copy));
-        let _clone = copy.clone();
-        assert!(is_shared(&copy));
     }
 
     #[test]
