@@ -287,7 +287,13 @@ impl Frame {
         change: impl FnOnce(LogicalPlan, LogicalPlan) -> QueryResult<LogicalPlanBuilder>,
     ) -> Frame {
         match other.plan() {
-            Ok(other) => self.step(step, |plan| change(plan.build()?, other.as_ref().clone())),
+            // Here, as a frame with itself, again and again, is more than anything could walk.
+            Ok(other) => self.step(step, |plan| match plan.build()? {
+                plan if optimize::steps(&plan) + optimize::steps(other) > optimize::STEPS => {
+                    plan_err!("{}", optimize::too_many_steps())
+                }
+                plan => change(plan, other.as_ref().clone()),
+            }),
             Err(error) => Frame { session: Weak::clone(&self.session), plan: Err(error) },
         }
     }
