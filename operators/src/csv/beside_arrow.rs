@@ -100,7 +100,9 @@ pub(super) fn schema(kinds: &[DataType]) -> SchemaRef {
 
 /// What arrow-csv reads, or its error.
 pub(super) fn by_arrow(text: &[u8], schema: SchemaRef, header: bool) -> std::result::Result<RecordBatch, String> {
-    // arrow-csv does not read this one.
+    // arrow-csv looks at all fields of a batch as one text, and takes a character that is cut in two by a line's end.
+    std::str::from_utf8(text).map_err(|error| error.to_string())?;
+    // It does not read this one.
     let known = |kind: &DataType| if kind == &DataType::LargeUtf8 { DataType::Utf8 } else { kind.clone() };
     let fields = schema.fields().iter().map(|field| Field::clone(field).with_data_type(known(field.data_type())));
     let readable = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
