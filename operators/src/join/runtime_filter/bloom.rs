@@ -37,6 +37,9 @@ impl Bloom {
     /// The word of a hash, and its bits there.
     #[inline]
     fn place(&self, hash: u64) -> (usize, u64) {
+        // The hash of a word is a product: of words in a row, where it ends says something of where it begins.
+        let hash = (hash ^ hash >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let hash = hash ^ hash >> 32;
         let at = (u128::from(hash) * self.words.len() as u128) >> 64;
         let bit = |shift: u32| 1u64 << (hash >> shift & 63);
         (at as usize, bit(0) | bit(6) | bit(12) | bit(18))
@@ -51,6 +54,7 @@ impl Bloom {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::hash::BuildHasher;
 
     use aqueduct_runtime::memory::MemoryPool;
@@ -72,5 +76,23 @@ mod tests {
         assert!(hashes.iter().all(|hash| !nothing.has(*hash)));
         let full = MemoryPool::new(100_000).account("test");
         assert!(Bloom::of(hashes.chunks(7000), &full).is_none());
+    }
+
+    #[test]
+    fn words_in_a_row_are_spread_whatever_they_were_multiplied_by() {
+        let memory = MemoryPool::new(16 << 20).account("test");
+        for factor in [(1 << 61) + 1, 0x5555_5555_5555_5557, 3, u64::MAX] {
+            let hash = |n: u64| {
+                let product = u128::from(n) * u128::from(factor);
+                (product as u64) ^ (product >> 64) as u64
+            };
+            let hashes: Vec<u64> = (1 << 40..).take(40_000).map(hash).collect();
+            let bloom = Bloom::of([&hashes[..20_000]].into_iter(), &memory).expect("room");
+            // Some have the hash of another.
+            let seen: HashSet<u64> = hashes[..20_000].iter().copied().collect();
+            let others = hashes[20_000..].iter().filter(|hash| !seen.contains(hash));
+            let wrong = others.filter(|hash| bloom.has(**hash)).count();
+            assert!(wrong < 600, "{wrong} of 20,000 for {factor:#x}");
+        }
     }
 }
