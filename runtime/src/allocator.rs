@@ -16,8 +16,10 @@
 //! assert!(allocator::allocated_bytes() >= before + held.len());
 //! ```
 
-// A global allocator can only be written as an unsafe impl: it forwards pointers and layouts untouched to the inner one.
-#![allow(unsafe_code)]
+#![expect(
+    unsafe_code,
+    reason = "a global allocator is an unsafe impl: it forwards pointers and layouts untouched to the inner one"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -4,8 +4,7 @@
 //! what a program does: without it, it holds more. Only binaries that installed a
 //! [`CountingAllocator`](crate::allocator::CountingAllocator) are touched: they have chosen to be judged by what they hold.
 
-// Calls of libc that say how memory is kept, and not what is in it.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "calls of libc that say how memory is kept, and not what is in it")]
 
 use crate::allocator::is_installed;
 use crate::config::ClusterConfig;

@@ -1,7 +1,7 @@
 //! The inner loops that want vector instructions: finding field ends, parsing short numbers, making short views.
 //!
 //! Every loop exists in portable code, and again for what the machine turns out to have. All give the same.
-#![allow(unsafe_code)] // Vector loads, and calls of functions for a level that `Level::detect` has found.
+#![allow(unsafe_code, reason = "vector loads, and calls of functions for a level that `Level::detect` has found")]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

@@ -2,7 +2,7 @@
 //!
 //! Every byte that enters a column has been validated as UTF-8: with its whole chunk, or on its own where
 //! the chunk holds something else. Fields are cut at ASCII bytes, so the parts of valid text are valid.
-#![allow(unsafe_code)] // Arrow's checked constructor would validate every view once more; see `View::finish`.
+#![allow(unsafe_code, reason = "arrow's checked constructor would validate every view once more: `View::finish`")]
 
 use std::sync::Arc;
 

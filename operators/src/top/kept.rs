@@ -35,13 +35,9 @@ impl<C: Code> Part<C> {
     }
 
     /// Counts it in `memory`; gives it back if there is no room.
-    fn pay(mut self, memory: &Account) -> Result<Self, Self> {
+    fn pay(self, memory: &Account) -> Result<Self, Self> {
         match memory.try_reserve(self.bytes()) {
-            Some(mut paid) => {
-                memory.claim_from(&self.batch, &mut paid);
-                self.paid = Some(paid);
-                Ok(self)
-            }
+            Some(room) => Ok(settled(self, room, memory)),
             None => Err(self),
         }
     }
