@@ -12,12 +12,13 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, IntervalMonthDayNanoType, TimeUnit};
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{Result as QueryResult, ScalarValue, exec_err};
+use datafusion_common::{Result as QueryResult, exec_err};
 use datafusion_expr::expr::ScalarFunction;
 use datafusion_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion_expr::{
     ColumnarValue, Expr, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
+use regex::Regex;
 
 use crate::stack::is_on_large_stack;
 
@@ -57,6 +58,8 @@ enum Length {
     Steps,
     /// The first argument, with the third in the place of the second.
     Replaced,
+    /// The same where the second is a regular expression: for its first match, or for all if the fourth says `g`.
+    Matched,
 }
 
 impl Length {
@@ -67,37 +70,48 @@ impl Length {
             "array_resize" => Self::Elements,
             "range" | "generate_series" => Self::Steps,
             "replace" => Self::Replaced,
+            "regexp_replace" => Self::Matched,
             _ => return None,
         })
     }
 
-    /// Bytes that are made of row `row` of the arguments, or a few more. `kind` is the type of the first.
-    fn bytes(self, kind: &DataType, args: &[ArrayRef], row: usize) -> Option<u128> {
+    /// Bytes that are made of row `row` of the arguments, or a few more; without `counted`, which looks for what is
+    /// replaced, many more. `kind` is the type of the first argument. What is the same for all rows is an array of one.
+    fn bytes(self, kind: &DataType, args: &[ArrayRef], row: usize, counted: Option<&mut Expression>) -> Option<u128> {
+        let at = |array: &ArrayRef| if array.len() == 1 { 0 } else { row };
         let number = |index: usize| {
-            let numbers: &ArrayRef = args.get(index)?;
-            let numbers = numbers.as_primitive_opt::<Int64Type>()?;
+            let array = args.get(index)?;
+            let (numbers, row) = (array.as_primitive_opt::<Int64Type>()?, at(array));
             numbers.is_valid(row).then(|| i128::from(numbers.value(row)))
         };
         let count = |index| number(index).map(|count| count.max(0) as u128);
-        let value = |index: usize| args.get(index).map_or(1, |array| value_bytes(array, row));
+        let value = |index: usize| args.get(index).map_or(1, |array| value_bytes(array, at(array)));
         match self {
             Self::Times => Some(count(1)?.saturating_mul(value(0))),
-            Self::Characters if args[0].is_null(row) => None,
+            Self::Characters if args[0].is_null(at(&args[0])) => None,
             Self::Characters => Some(count(1)?.saturating_mul(if args.len() > 2 { 4 } else { 1 })),
             Self::Elements => Some(count(1)?.saturating_mul(if args.len() > 2 { value(2) } else { 8 })),
-            Self::Replaced => {
-                let [whole, from, to] = [0, 1, 2].map(|index| args.get(index).and_then(|texts| text(texts, row)));
+            Self::Replaced | Self::Matched => {
+                let [whole, from, to] = [0, 1, 2].map(|index| args.get(index).and_then(|texts| text(texts, at(texts))));
                 let (whole, from, to) = (whole?, from?, to?);
-                let most = |times: usize| (whole.len() as u128) + times as u128 * to.len() as u128;
-                // Nothing is found nowhere.
-                let rough = most(whole.len().checked_div(from.len()).unwrap_or(0));
-                // Looked for only where it matters: the function looks for them once more.
-                let exact = rough > PLANNED_BYTES && to.len() > from.len() && !from.is_empty();
-                Some(if exact { most(whole.matches(from).count()) } else { rough })
+                let flags = args.get(3).and_then(|texts| text(texts, at(texts))).unwrap_or_default();
+                let times = match (self, counted) {
+                    // Nothing is found nowhere.
+                    (Self::Replaced, _) if from.is_empty() => 0,
+                    (Self::Replaced, None) => whole.len() / from.len(),
+                    (Self::Replaced, Some(_)) => whole.matches(from).count(),
+                    _ if !flags.contains('g') => 1,
+                    (_, None) => whole.len() + 1,
+                    (_, Some(expression)) => expression.matches(from, flags, whole)?,
+                };
+                // Each reference to a group is at most what was matched, and no two matches overlap.
+                let references = if self == Self::Matched { to.matches(['\\', '$']).count() } else { 0 };
+                Some((1 + references) as u128 * whole.len() as u128 + times as u128 * to.len() as u128)
             }
             Self::Steps => {
-                let interval = args.get(2).and_then(|step| step.as_primitive_opt::<IntervalMonthDayNanoType>());
-                let Some(interval) = interval else {
+                let interval =
+                    args.get(2).and_then(|step| Some((step.as_primitive_opt::<IntervalMonthDayNanoType>()?, at(step))));
+                let Some((interval, row)) = interval else {
                     let (from, to) = if args.len() > 1 { (number(0)?, number(1)?) } else { (0, number(0)?) };
                     let step = if args.len() > 2 { number(2)? } else { 1 };
                     return Some(elements(to - from, step)?.saturating_mul(8));
@@ -119,6 +133,25 @@ impl Length {
                 Some(elements(number(1)? - number(0)?, step)?.saturating_mul(8))
             }
         }
+    }
+}
+
+/// The regular expression of the row before, which is most often that of all rows.
+#[derive(Default)]
+struct Expression {
+    source: String,
+    regex: Option<Regex>,
+}
+
+impl Expression {
+    /// Matches in `whole`; `None` if the function itself has something to say of the expression.
+    fn matches(&mut self, pattern: &str, flags: &str, whole: &str) -> Option<usize> {
+        let flags = flags.replace('g', "");
+        let source = if flags.is_empty() { pattern.to_string() } else { format!("(?{flags}){pattern}") };
+        if self.regex.is_none() || self.source != source {
+            *self = Self { regex: Some(Regex::new(&source).ok()?), source };
+        }
+        Some(self.regex.as_ref()?.find_iter(whole).count())
     }
 }
 
@@ -186,22 +219,19 @@ impl Bounded {
     fn check(&self, args: &ScalarFunctionArgs) -> QueryResult<()> {
         let arrays: Vec<ArrayRef> = args.args.iter().map(normal).collect::<QueryResult<_>>()?;
         let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
-        // Constants among columns are as good as columns.
-        let spread: Vec<ArrayRef> = if constant {
-            arrays
-        } else {
-            let whole = |(arg, array): (&ColumnarValue, ArrayRef)| match arg {
-                ColumnarValue::Array(_) => Ok(array),
-                ColumnarValue::Scalar(_) => ScalarValue::try_from_array(&array, 0)?.to_array_of_size(args.number_rows),
-            };
-            args.args.iter().zip(arrays).map(whole).collect::<QueryResult<_>>()?
-        };
         let rows = if constant { 1 } else { args.number_rows };
         let kind = args.args.first().map_or(DataType::Null, ColumnarValue::data_type);
-        let bytes = (0..rows).filter_map(|row| self.length.bytes(&kind, &spread, row)).fold(0, u128::saturating_add);
-        let bytes = if constant { bytes.saturating_mul(args.number_rows.max(1) as u128) } else { bytes };
+        let times = if constant { args.number_rows.max(1) as u128 } else { 1 };
+        let total = |mut counted: Option<Expression>| {
+            let bytes = (0..rows).filter_map(|row| self.length.bytes(&kind, &arrays, row, counted.as_mut()));
+            bytes.fold(0, u128::saturating_add).saturating_mul(times)
+        };
         let most = if is_on_large_stack() { PLANNED_BYTES } else { CALL_BYTES };
-        if bytes > most {
+        // What is replaced is looked for only where that matters: the function does so once more.
+        if total(None) > most
+            && let bytes = total(Some(Expression::default()))
+            && bytes > most
+        {
             let name = self.function.name();
             return exec_err!("{name} would make a result of {bytes} bytes for a batch of rows; {most} are the most");
         }
@@ -298,6 +328,8 @@ mod tests {
             // It never gets there.
             "generate_series(date '2024-01-01', date '2023-01-01', interval '1 month -31 days')",
             "upper(lpad(lpad('a', 2147483647), 2147483647))",
+            "regexp_replace(repeat('a', 1000000), 'A', repeat('b', 10000), 'gi')",
+            "regexp_replace(repeat('a', 1000000), '(a+)', repeat('\\1', 10000))",
         ] {
             let frame = cluster.sql(format!("select {call} as made")).unwrap_or_else(|error| panic!("{call}: {error}"));
             frame.explain().unwrap_or_else(|error| panic!("{call}: {error}"));
@@ -337,6 +369,12 @@ mod tests {
             ("replace('abc', 'b', 'xyz')", "axyzc"),
             ("replace('éa', '', '-')", "éa"),
             ("replace(null, 'b', 'xyz')", ""),
+            ("regexp_replace('abcB', '(b)', '<\\1>', 'gi')", "a<b>c<B>"),
+            (
+                "character_length(regexp_replace(repeat('a', 100000) || 'b', 'b', repeat('c', 100000), 'g'))::varchar",
+                "200000",
+            ),
+            ("regexp_replace(null, 'b', repeat('c', 100000))", ""),
             ("lpad(null, 2147483647)", ""),
             ("repeat(null, 2147483647)", ""),
             ("repeat('a', -2147483647)", ""),
