@@ -1,13 +1,19 @@
-//! `/metrics` is what Prometheus reads: checked against the grammar of its text format, rule by rule.
+//! `/metrics` is what Prometheus reads: checked against the grammar of its text format, rule by rule, and by the parser of
+//! the Prometheus project's Python client, where there is one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use aqueduct_runtime::testing::Gate;
 
 use crate::{cluster, get, held_up, serve, short};
 
-/// Samples by name and labels, of a text that keeps to all rules.
-fn parse(text: &str) -> Result<BTreeMap<(String, String), f64>, String> {
+/// Values by name and labels.
+type Samples = BTreeMap<(String, String), f64>;
+
+/// Samples of a text that keeps to all rules.
+fn parse(text: &str) -> Result<Samples, String> {
     let is_name = |name: &str| {
         name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
             && name.chars().next().is_some_and(|c| !c.is_ascii_digit())
@@ -95,6 +101,39 @@ fn check_labels(mut labels: &str, is_name: &dyn Fn(&str) -> bool) -> Result<(), 
     Ok(())
 }
 
+/// Name, labels, and value.
+type ReadSample = (String, Vec<(String, String)>, f64);
+
+/// Reads the text from standard input, and writes name, labels and value of each sample as JSON.
+const CLIENT: &str = r#"
+import json, sys
+from prometheus_client.parser import text_string_to_metric_families
+families = text_string_to_metric_families(sys.stdin.read())
+json.dump([[s.name, list(s.labels.items()), s.value] for family in families for s in family.samples], sys.stdout)
+"#;
+
+/// What the Prometheus project's own client for Python reads; `None` where there is none.
+fn parsed_by_the_client(text: &str) -> Option<Samples> {
+    let has_client = |python: &&&str| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import prometheus_client"]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    // The second is Debian's, for which its packages are.
+    let python = ["python3", "/usr/bin/python3"].iter().find(has_client)?;
+    let mut command = Command::new(python);
+    command.args(["-c", CLIENT]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = command.spawn().expect("it was there a moment ago");
+    client.stdin.take().expect("piped").write_all(text.as_bytes()).expect("read by the client");
+    let output = client.wait_with_output().expect("its output");
+    assert!(output.status.success(), "{text}");
+    let samples: Vec<ReadSample> = serde_json::from_slice(&output.stdout).expect("samples");
+    let escaped = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let label = |(name, value): &(String, String)| format!("{name}=\"{}\"", escaped(value));
+    let labels = |labels: &[(String, String)]| labels.iter().map(label).collect::<Vec<_>>().join(",");
+    Some(samples.iter().map(|(name, of, value)| ((name.clone(), labels(of)), *value)).collect())
+}
+
 #[test]
 fn the_text_keeps_to_the_grammar_and_the_figures_are_those_of_the_cluster() {
     let cluster = cluster();
@@ -105,6 +144,10 @@ fn the_text_keeps_to_the_grammar_and_the_figures_are_those_of_the_cluster() {
     let answer = get(&dashboard, "/metrics");
     assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let samples = parse(&answer.body).unwrap_or_else(|error| panic!("{error}"));
+    match parsed_by_the_client(&answer.body) {
+        Some(same) => assert_eq!(samples, same),
+        None => eprintln!("LEFT OUT: there is no client: apt-get install python3-prometheus-client"),
+    }
     let value = |name: &str, labels: &str| {
         let found = samples.get(&(name.to_string(), labels.to_string()));
         *found.unwrap_or_else(|| panic!("{name}{{{labels}}}\n{}", answer.body))
