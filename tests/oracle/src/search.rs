@@ -125,7 +125,10 @@ fn found(
             Err(failure) => {
                 let (case, failure) = shrunk(&mut tree, failure, &tried);
                 let (Failure { kind, detail }, query) = (failure, Query::new(&case));
-                return Err(format!("{kind}\n{detail}\n\n{query}\n\nto see it again: AQUEDUCT_GRAPH={number}"));
+                let draws = &case.tables;
+                return Err(format!(
+                    "{kind}\n{detail}\n\n{query}\n{draws:?}\n\nto see it again: AQUEDUCT_GRAPH={number}"
+                ));
             }
         }
     }

@@ -258,11 +258,26 @@ fn windows(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> {
     }
     pass(&mut selected, one, "", MOST_COLUMNS - 2, true, draws);
     let windows = Windows::new(&scope, draws);
+    if draws.once_in(4) {
+        return Some(first_of_groups(selected, one, &windows, draws));
+    }
     for _ in 0..1 + draws.below(3) {
         let (text, kind, exact) = windows.function(draws);
         selected.add(&text, kind, exact);
     }
     Some(selected.made("window", &format!(" from {}", one.name)))
+}
+
+/// The first rows of each group, their place among the columns or not.
+fn first_of_groups(mut selected: Selected, one: &Relation, windows: &Windows<'_>, draws: &mut Draws<'_>) -> Made {
+    let inner = format!("select {}, {} as place from {}", selected.list(), windows.place(draws), one.name);
+    let wanted = draws.pick(&["place <= 3", "place = 1", "place < 10", "2 >= place", "place between 2 and 4"]);
+    let passed: Vec<String> = selected.columns.iter().map(|column| column.name.clone()).collect();
+    selected.texts = passed.iter().map(|name| format!("{name} as {name}")).collect();
+    if draws.once_in(2) {
+        selected.add("place", Kind::Int, true);
+    }
+    selected.made("first of groups", &format!(" from ({inner}) where {wanted}"))
 }
 
 fn unnest(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Made {

@@ -15,6 +15,8 @@ pub(super) struct Windows<'a> {
     /// same one first.
     partition: String,
     order: Vec<String>,
+    /// Whether the first key, and any key, is of values that DataFusion cannot tell the peers of: lists with nulls in them.
+    nested: [bool; 2],
 }
 
 impl<'a> Windows<'a> {
@@ -22,8 +24,10 @@ impl<'a> Windows<'a> {
         let columns = scope.columns();
         let directions = ["", "", " desc", " nulls first"];
         let order = draws.order(columns.len());
+        let is_nested = |at: &usize| !is_ordered(columns[*at].1);
+        let nested = [order.first().is_some_and(is_nested), order.iter().any(is_nested)];
         let order = order.into_iter().map(|at| format!("{}{}", columns[at].0, draws.pick(&directions))).collect();
-        Self { scope, partition: partition(scope, draws), order }
+        Self { scope, partition: partition(scope, draws), order, nested }
     }
 
     /// A window function over all rows of the scope.
@@ -37,6 +41,16 @@ impl<'a> Windows<'a> {
         (format!("{text} over ({partition}order by {by}{frame})"), kind, exact)
     }
 
+    /// What numbers the rows of each group.
+    pub(super) fn place(&self, draws: &mut Draws<'_>) -> String {
+        let (partition, order) = (&self.partition, &self.order);
+        match draws.below(3) {
+            0 => format!("rank() over ({partition}order by {})", order[0]),
+            1 => format!("dense_rank() over ({partition}order by {})", order[..order.len().min(2)].join(", ")),
+            _ => format!("row_number() over ({partition}order by {})", order.join(", ")),
+        }
+    }
+
     /// What is the same for all rows of a rank.
     fn of_ranks(&self, draws: &mut Draws<'_>) -> (Called, &'static str) {
         let called = match draws.below(5) {
@@ -44,6 +58,7 @@ impl<'a> Windows<'a> {
             1 => ("dense_rank()".into(), Kind::Int, true),
             2 => ("percent_rank()".into(), Kind::Float, false),
             3 => ("cume_dist()".into(), Kind::Float, false),
+            _ if self.nested[0] => ("rank()".into(), Kind::Int, true),
             _ => common(self.scope, draws),
         };
         (called, "")
@@ -52,6 +67,7 @@ impl<'a> Windows<'a> {
     /// What is different from row to row.
     fn of_rows(&self, draws: &mut Draws<'_>) -> (Called, &'static str) {
         let rows = ("row_number()".to_string(), Kind::Int, true);
+        let frames = if self.nested[1] { &ROW_FRAMES[..] } else { &FRAMES[..] };
         match draws.below(8) {
             0 => (rows, ""),
             1 => ((format!("ntile({})", 1 + draws.below(5)), Kind::Int, true), ""),
@@ -63,13 +79,13 @@ impl<'a> Windows<'a> {
             4 => {
                 let Some((name, kind)) = self.scope.column(draws, is_ordered) else { return (rows, "") };
                 let function = draws.pick(&["first_value", "last_value"]);
-                ((format!("{function}({name})"), kind, true), draws.pick(&FRAMES))
+                ((format!("{function}({name})"), kind, true), draws.pick(frames))
             }
             5 => {
                 let Some((name, kind)) = self.scope.column(draws, is_ordered) else { return (rows, "") };
-                ((format!("nth_value({name}, {})", 1 + draws.below(3)), kind, true), draws.pick(&FRAMES))
+                ((format!("nth_value({name}, {})", 1 + draws.below(3)), kind, true), draws.pick(frames))
             }
-            _ => (common(self.scope, draws), draws.pick(&FRAMES)),
+            _ => (common(self.scope, draws), draws.pick(frames)),
         }
     }
 }
@@ -80,13 +96,23 @@ fn partition(scope: &Scope, draws: &mut Draws<'_>) -> String {
     if keys.is_empty() { String::new() } else { format!("partition by {} ", keys.join(", ")) }
 }
 
-const FRAMES: [&str; 8] = [
-    "",
+const ROW_FRAMES: [&str; 6] = [
     " rows between 3 preceding and current row",
     " rows between 1 preceding and 2 following",
     " rows between unbounded preceding and unbounded following",
     " rows between current row and unbounded following",
     " rows between 5 preceding and 2 preceding",
     " rows between 2 following and 4 following",
+];
+
+/// With those that ask which rows are peers.
+const FRAMES: [&str; 8] = [
+    "",
+    ROW_FRAMES[0],
+    ROW_FRAMES[1],
+    ROW_FRAMES[2],
+    ROW_FRAMES[3],
+    ROW_FRAMES[4],
+    ROW_FRAMES[5],
     " groups between 1 preceding and 1 following",
 ];
