@@ -21,7 +21,7 @@ use super::prune::{Bounds, Known, equalities, may_be_true};
 use super::scan::Filter;
 
 /// The leaf of the table's `column` in a file, if it is a plain column and the order of its bounds is known.
-fn plain_leaf(file: &File, column: usize) -> Option<usize> {
+pub(super) fn plain_leaf(file: &File, column: usize) -> Option<usize> {
     let footer = file.metadata.file_metadata();
     let schema = footer.schema_descr();
     let root = *file.mapping.roots.get(column)?;

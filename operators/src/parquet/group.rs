@@ -9,11 +9,12 @@ use std::sync::Arc;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 use parquet::file::page_index::offset_index::PageLocation;
 
-use super::bounds::{bloom_may_match, group_may_match, pages_that_may_match};
+use super::bounds::{bloom_may_match, group_may_match, pages_that_may_match, plain_leaf};
 use super::error::guarded;
 use super::files::{File, chunk_range};
 use super::load::Chunk;
 use super::pot::Pot;
+use super::predicate::{asked_alone, has_small_dictionary};
 use super::scan::{Counts, Shared, leaves};
 
 /// Bytes that an entry of the page index takes once it is read, for each byte that it has in the file.
@@ -60,6 +61,8 @@ pub(crate) fn open(
     }
     let metadata = file.metadata.row_group(row_group);
     let group_rows = metadata.num_rows() as u64;
+    let alone = shared.filter.as_ref().map(asked_alone).unwrap_or_default();
+    let alone: Vec<usize> = alone.into_iter().filter_map(|column| plain_leaf(file, column)).collect();
     let chunks = leaves(file, &columns).map(|leaf| {
         let meta = metadata.column(leaf);
         let (start, end) = chunk_range(meta).unwrap_or((0, 0));
@@ -73,6 +76,7 @@ pub(crate) fn open(
             end,
             rows: group_rows,
             nested: meta.column_descr().max_rep_level() > 0,
+            keeps_dictionary: alone.contains(&leaf) && has_small_dictionary(meta),
             locations: locations.filter(|locations| make_sense(locations, start, end, group_rows)),
         };
         (leaf, Arc::new(chunk))

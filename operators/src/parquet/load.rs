@@ -36,6 +36,8 @@ pub(crate) struct Chunk {
     pub(crate) rows: u64,
     /// Values are in lists: a row may have any number of them.
     pub(crate) nested: bool,
+    /// Its texts come as keys of its dictionary.
+    pub(crate) keeps_dictionary: bool,
     /// Where the pages are, if the file says so and it makes sense.
     pub(crate) locations: Option<Vec<PageLocation>>,
 }
@@ -280,14 +282,15 @@ impl Walker {
     }
 }
 
-/// Bytes of a dictionary's values beside their page: views, or numbers.
+/// Bytes of a dictionary's values beside their page: views, or numbers, or copies of texts.
 pub(crate) fn decoded_dictionary_bytes(chunk: &Chunk, header: &PageHeader) -> usize {
     let width = match chunk.meta.column_type() {
         parquet::basic::Type::INT32 | parquet::basic::Type::FLOAT => 4,
         parquet::basic::Type::INT64 | parquet::basic::Type::DOUBLE => 8,
         _ => 16,
     };
-    usize::try_from(header.values).unwrap_or(usize::MAX).saturating_mul(width)
+    let copied = if chunk.keeps_dictionary { header.uncompressed_bytes } else { 0 };
+    usize::try_from(header.values).unwrap_or(usize::MAX).saturating_mul(width).saturating_add(copied)
 }
 
 impl Loader {

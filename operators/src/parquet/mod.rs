@@ -5,7 +5,7 @@
 //!    │                         │
 //!  files, footers              ├─ group: which rows of it are read (prune: statistics, page index, bloom filters)
 //!  sizes                       ├─ load: pages of the columns, on I/O threads (lane, header)
-//!                              └─> rows: pages ──> predicate columns ──> mask ──> the other columns ──> batch
+//!                              └─> rows: pages ──> predicate columns ──> mask (predicate) ──> the other columns ──> batch
 //! ```
 
 mod bounds;
@@ -18,6 +18,7 @@ mod lane;
 mod load;
 mod options;
 mod pot;
+mod predicate;
 mod prune;
 mod reading;
 mod rows;

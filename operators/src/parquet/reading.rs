@@ -10,8 +10,9 @@ use std::sync::Arc;
 use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::{OperatorError, Result, SourceContext};
-use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::filter_record_batch;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use parquet::column::page::Page;
 
@@ -20,11 +21,11 @@ use super::group::Opened;
 use super::lane::SharedLane;
 use super::load::{Loaded, Loader, Stop, Walker};
 use super::pot::{Held, MemoryWait, Pot};
+use super::predicate::{Predicate, dictionary_type};
 use super::rows::Rows;
 use super::scan::{Counts, Shared};
 use super::sizes::row_bytes;
 use crate::csv::poll;
-use crate::expression::evaluate_mask;
 
 /// Runs of rows whose pages are loaded before they are wanted.
 const RUNS_AHEAD: u64 = 3;
@@ -44,6 +45,9 @@ pub(crate) struct Reading {
     first: Rows,
     /// The other columns, if there are any.
     rest: Option<Rows>,
+    predicate: Option<Predicate>,
+    /// Of a batch before keys of dictionaries are texts again.
+    schema: SchemaRef,
     /// What was found of the run at hand: the first columns, and which of the rows are wanted.
     found: Option<(RecordBatch, Option<BooleanArray>)>,
     /// Rows of a run.
@@ -114,6 +118,8 @@ impl Reading {
                 (make(&filter.columns)?, if others.is_empty() { None } else { Some(make(&others)?) })
             }
         };
+        let predicate = shared.filter.as_ref().map(|filter| Predicate::new(filter, &first.dictionaries)).transpose()?;
+        let schema = packed(&shared, &first.dictionaries);
         let rows = about.metadata.row_group(row_group).num_rows() as u64;
         let row_bytes: usize = opened.chunks.iter().map(|(_, chunk)| row_bytes(&chunk.meta, rows)).sum();
         let run_rows = (context.batch_bytes / row_bytes.max(1)).clamp(1, context.batch_rows.max(1));
@@ -130,6 +136,8 @@ impl Reading {
             at,
             first,
             rest,
+            predicate,
+            schema,
             found: None,
             run_rows,
             hit: true,
@@ -174,15 +182,12 @@ impl Reading {
             }
             let batch = self.decode(false, end)?;
             Counts::add(&self.shared.counts.rows_decoded, batch.num_rows() as u64);
-            let mask = match &self.shared.filter {
+            let mask = match &mut self.predicate {
                 None => None,
-                Some(filter) => {
-                    let over = RecordBatch::try_new_with_options(
-                        Arc::clone(&filter.schema),
-                        filter.columns.iter().map(|column| self.first.array(&batch, *column)).collect::<Result<_>>()?,
-                        &RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
-                    )?;
-                    let mask = evaluate_mask(filter.over_columns.as_ref(), &over)?;
+                Some(predicate) => {
+                    let columns = predicate.columns.iter().map(|column| self.first.array(&batch, *column));
+                    let columns = columns.collect::<Result<Vec<_>>>()?;
+                    let mask = predicate.mask(&columns, batch.num_rows())?;
                     if mask.true_count() == 0 {
                         self.hit = false;
                         if self.rest.is_some() {
@@ -211,7 +216,7 @@ impl Reading {
             _ => self.first.array(&batch, *column),
         });
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let schema = Arc::clone(&self.shared.schema);
+        let schema = Arc::clone(&self.schema);
         let all = RecordBatch::try_new_with_options(schema, columns.collect::<Result<_>>()?, &rows)?;
         self.at = to;
         let fits = self.adapt(&all, budget_bytes);
@@ -219,10 +224,25 @@ impl Reading {
             Some(mask) => filter_record_batch(&all, &mask)?,
             None => all,
         };
+        let wanted = self.unpacked(wanted)?;
         self.first.settle();
         self.rest.iter().for_each(Rows::settle);
         self.load_ahead();
         Ok(Turn::Batch(wanted, fits))
+    }
+
+    /// `batch` with texts in the place of keys of dictionaries.
+    fn unpacked(&self, batch: RecordBatch) -> Result<RecordBatch> {
+        let schema = &self.shared.schema;
+        if Arc::ptr_eq(schema, &self.schema) {
+            return Ok(batch);
+        }
+        let columns = batch.columns().iter().zip(schema.fields());
+        let columns = columns.map(|(column, field)| match column.data_type() == field.data_type() {
+            true => Ok(Arc::clone(column)),
+            false => cast(column, field.data_type()),
+        });
+        Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect::<std::result::Result<_, _>>()?)?)
     }
 
     /// Decodes the run at hand, whose pages are loaded.
@@ -248,7 +268,10 @@ impl Reading {
     /// Changes the number of rows of a run where rows are much longer or shorter than was thought; says whether this
     /// run was short enough.
     fn adapt(&mut self, batch: &RecordBatch, budget_bytes: usize) -> bool {
-        let bytes = batch_bytes(batch);
+        // A key of four bytes becomes a view of sixteen.
+        let keys = batch.columns().iter().filter(|column| column.as_any_dictionary_opt().is_some()).count();
+        let packed = if Arc::ptr_eq(&self.schema, &self.shared.schema) { 0 } else { keys };
+        let bytes = batch_bytes(batch) + 12 * packed * batch.num_rows();
         let row_bytes = (bytes / batch.num_rows().max(1)).max(1);
         let fitting = (budget_bytes / row_bytes).clamp(1, self.context.batch_rows.max(1));
         if fitting < self.run_rows * 4 / 5 || fitting >= self.run_rows * 2 {
@@ -390,6 +413,7 @@ impl Reading {
         }
         self.first.clear();
         self.rest.iter_mut().for_each(Rows::clear);
+        self.predicate.iter_mut().for_each(Predicate::forget);
         self.wanted_bytes = needed_bytes;
         if !self.pot.set_aside(needed_bytes) {
             self.wait();
@@ -412,6 +436,21 @@ impl Rows {
         let array = index.and_then(|index| batch.columns().get(index));
         array.map(Arc::clone).ok_or_else(|| OperatorError::new(format!("column {column} was not read")))
     }
+}
+
+/// The schema that is emitted, with keys of dictionaries where the table's columns `dictionaries` are.
+fn packed(shared: &Shared, dictionaries: &[usize]) -> SchemaRef {
+    if !shared.projection.iter().any(|column| dictionaries.contains(column)) {
+        return Arc::clone(&shared.schema);
+    }
+    let fields = shared.projection.iter().zip(shared.schema.fields()).map(|(column, field)| {
+        if dictionaries.contains(column) {
+            Arc::new(Field::clone(field).with_data_type(dictionary_type()))
+        } else {
+            Arc::clone(field)
+        }
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// What the lanes lack of the rows before `to`.

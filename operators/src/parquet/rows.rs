@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Fields;
+use arrow::datatypes::{Field, FieldRef, Fields};
 use arrow::record_batch::{RecordBatch, RecordBatchReader};
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowGroups, RowSelection, RowSelector};
 use parquet::arrow::{FieldLevels, ProjectionMask, parquet_to_arrow_field_levels};
@@ -16,11 +16,14 @@ use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use super::files::File;
 use super::lane::{Lane, LanePages, LaneReader, SharedLane};
 use super::load::{Chunk, Walker};
+use super::predicate::dictionary_type;
 
 /// Some columns of one row group.
 pub(crate) struct Rows {
     /// The table's columns, in the order in which batches have them.
     pub(crate) columns: Vec<usize>,
+    /// Those of them that come as keys of a dictionary.
+    pub(crate) dictionaries: Vec<usize>,
     /// One for each leaf of the columns, by its index in the file.
     pub(crate) lanes: Vec<(usize, SharedLane)>,
     levels: FieldLevels,
@@ -38,7 +41,8 @@ struct Reader {
 }
 
 impl Rows {
-    /// The table's `columns` in a row group of `file`; `chunk` says where each leaf is.
+    /// The table's `columns` in a row group of `file`; `chunk` says where each leaf is, and whether it comes as keys of its
+    /// dictionary.
     pub(crate) fn new(
         file: &File,
         row_group: usize,
@@ -51,14 +55,22 @@ impl Rows {
         let roots = columns.iter().map(|column| file.mapping.roots[*column]);
         let mask = ProjectionMask::roots(schema, roots);
         let leaves = (0..schema.num_columns()).filter(|leaf| mask.leaf_included(*leaf));
-        let lanes =
-            leaves.map(|leaf| (leaf, Arc::new(parking_lot::Mutex::new(Lane::new(Walker::new(chunk(leaf))))))).collect();
-        let levels = parquet_to_arrow_field_levels(schema, mask, Some(&file.mapping.hint))?;
+        let chunks: Vec<(usize, Arc<Chunk>)> = leaves.map(|leaf| (leaf, chunk(leaf))).collect();
+        let mut hint: Vec<FieldRef> = file.mapping.hint.iter().map(Arc::clone).collect();
+        let mut dictionaries = Vec::new();
+        for (leaf, _) in chunks.iter().filter(|(_, chunk)| chunk.keeps_dictionary) {
+            let root = schema.get_column_root_idx(*leaf);
+            hint[root] = Arc::new(Field::clone(&hint[root]).with_data_type(dictionary_type()));
+            dictionaries.extend(columns.iter().copied().filter(|column| file.mapping.roots[*column] == root));
+        }
+        let levels = parquet_to_arrow_field_levels(schema, mask, Some(&hint.into()))?;
+        let lane = |chunk| Arc::new(parking_lot::Mutex::new(Lane::new(Walker::new(chunk))));
+        let lanes = chunks.into_iter().map(|(leaf, chunk)| (leaf, lane(chunk))).collect();
         if fields_of(&levels, &file.metadata)?.len() != columns.len() {
             return Err(ParquetError::General("a column without any values cannot be read".to_string()));
         }
         let metadata = Arc::clone(&file.metadata);
-        Ok(Self { columns, lanes, levels, metadata, row_group, reader: None })
+        Ok(Self { columns, dictionaries, lanes, levels, metadata, row_group, reader: None })
     }
 
     /// All that decoding the rows before `end` needs is loaded.

@@ -7,9 +7,6 @@ use std::sync::Arc;
 
 use aqueduct_runtime::{OperatorError, Result, Scan, ScanContext, SourceSpec};
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_physical_expr::PhysicalExpr;
-use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
 use parquet::basic::Compression;
 
@@ -17,6 +14,7 @@ use super::bounds::group_may_match;
 use super::error::ParquetFileError;
 use super::files::{Handles, Table, short_name};
 use super::options::ParquetOptions;
+use super::predicate::over;
 use super::scan::{Counts, Filter, ParquetScan, ReadCounts, Shared, cut, leaves};
 use super::sizes::column_bytes;
 use super::statistics::{TableStatistics, statistics};
@@ -162,19 +160,6 @@ impl ParquetSource {
         }
         Ok(())
     }
-}
-
-/// `expression` over the rows of `columns` alone.
-fn over(expression: &Expression, columns: &[usize]) -> Result<Expression> {
-    let moved = Arc::clone(expression).transform(|part| {
-        let column = part.downcast_ref::<Column>();
-        let moved = column.and_then(|column| {
-            let index = columns.iter().position(|at| *at == column.index())?;
-            Some(Arc::new(Column::new(column.name(), index)) as Arc<dyn PhysicalExpr>)
-        });
-        Ok(moved.map_or_else(|| Transformed::no(Arc::clone(&part)), Transformed::yes))
-    });
-    moved.map(|moved| moved.data).map_err(failed)
 }
 
 impl SourceSpec for ParquetSource {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aqueduct_operators::expression::evaluate_mask;
+use aqueduct_operators::expression::{Expression, evaluate_mask};
 use aqueduct_operators::parquet::{ParquetOptions, ParquetSource};
 use aqueduct_runtime::SourceSpec;
 use arrow::array::{
@@ -13,7 +13,7 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field};
 use datafusion_common::ScalarValue;
 use datafusion_expr::Operator;
-use datafusion_physical_expr::expressions::{binary, col, lit};
+use datafusion_physical_expr::expressions::{binary, col, is_null, lit};
 use parquet::basic::Compression;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use proptest::prelude::*;
@@ -125,7 +125,17 @@ proptest! {
         prop_assert_eq!(&concat_batches(&schema, &read.batches).expect("one schema"), &all);
         let column = |name| col(name, &schema).expect("a column");
         let text = lit(ScalarValue::Utf8View(Some(text)));
+        let compare = |name, operator, value: &Expression| {
+            binary(column(name), operator, Arc::clone(value), &schema).expect("comparable")
+        };
+        let both = |one, operator, other| binary(one, operator, other, &schema);
+        let number = lit(bound);
+        let missing = is_null(column("s")).expect("a predicate");
         let predicates = [
+            // Of texts alone, of texts and numbers apart, and of both in one.
+            both(compare("s", Operator::GtEq, &text), Operator::And, compare("n", Operator::Lt, &number)),
+            both(missing, Operator::Or, compare("s", Operator::NotEq, &text)),
+            both(compare("s", Operator::Eq, &text), Operator::Or, compare("n", Operator::Gt, &number)),
             binary(column("n"), Operator::LtEq, lit(bound), &schema),
             binary(column("n"), Operator::Eq, lit(bound), &schema),
             binary(column("x"), Operator::Gt, lit(bound as f64), &schema),
@@ -135,8 +145,8 @@ proptest! {
         for predicate in predicates {
             let predicate = predicate.expect("comparable");
             let mask = evaluate_mask(predicate.as_ref(), &all).expect("evaluates");
-            let expected = filter_record_batch(&all, &mask).expect("as long").project(&[3, 0, 4, 5]).expect("columns");
-            let source = source.with_projection(&[3, 0, 4, 5]).expect("columns").with_predicate(predicate);
+            let expected = filter_record_batch(&all, &mask).expect("as long").project(&[3, 0, 2, 4, 5]).expect("columns");
+            let source = source.with_projection(&[3, 0, 2, 4, 5]).expect("columns").with_predicate(predicate);
             let source = source.expect("boolean");
             let read = drive.read(&source).expect("readable");
             prop_assert_eq!(concat_batches(&source.schema(), &read.batches).expect("one schema"), expected);
