@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use aqueduct_runtime::Result;
+use aqueduct_runtime::{OperatorError, Result};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, new_null_array};
 use arrow::buffer::{BooleanBuffer, MutableBuffer};
 use arrow::compute::{cast, concat, filter_record_batch};
@@ -27,8 +27,8 @@ use crate::expression::{Expression, evaluate_mask, failed};
 /// Bytes of a dictionary in its file, at the most, for its texts to be asked first: there should be few.
 const DICTIONARY_BYTES: i64 = 64 << 10;
 
-/// Where one row of so many has passed, the others are left out of what is asked next.
-const FEW: usize = 8;
+/// Where no more than one row of so many has passed, the others are left out of what is asked next.
+const FEW: usize = 2;
 
 /// How the columns come whose dictionary is kept.
 pub(crate) fn dictionary_type() -> DataType {
@@ -41,8 +41,9 @@ pub(crate) struct Predicate {
     pub(crate) columns: Vec<usize>,
     of_dictionaries: Vec<OfDictionary>,
     comparisons: Vec<Expression>,
-    rest: Option<Expression>,
-    /// The places, among all columns, of those that the last two are over.
+    /// What is left, over those of the columns below that it looks at, by their index there.
+    rest: Option<(Expression, Vec<usize>)>,
+    /// The places, among all columns, of those without a dictionary.
     places: Vec<usize>,
     /// The schema of these.
     schema: SchemaRef,
@@ -132,7 +133,13 @@ impl Predicate {
             }
         }
         let schema = Arc::new(filter.schema.project(&places)?);
-        let (columns, rest) = (filter.columns.clone(), conjunction_opt(rest));
+        let rest = conjunction_opt(rest).map(|rest| {
+            let mut looked_at: Vec<usize> = collect_columns(&rest).iter().map(Column::index).collect();
+            looked_at.sort_unstable();
+            looked_at.dedup();
+            Ok::<_, OperatorError>((over(&rest, &looked_at)?, looked_at))
+        });
+        let (columns, rest) = (filter.columns.clone(), rest.transpose()?);
         Ok(Self { columns, of_dictionaries, comparisons, rest, places, schema })
     }
 
@@ -151,7 +158,8 @@ impl Predicate {
         for comparison in &self.comparisons {
             passed = &passed & &truths(&evaluate_mask(comparison.as_ref(), &batch)?);
         }
-        let Some(rest) = &self.rest else { return Ok(passed.into()) };
+        let Some((rest, looked_at)) = &self.rest else { return Ok(passed.into()) };
+        let batch = batch.project(looked_at)?;
         let left = passed.count_set_bits();
         if left > rows / FEW {
             return Ok((&passed & &truths(&evaluate_mask(rest.as_ref(), &batch)?)).into());
