@@ -19,7 +19,7 @@
 //! | `peak` | most bytes that the counting allocator saw at once |
 //! | `rss` | largest resident set since the query began |
 //! | `spilled`, `spooled` | bytes that went to disk |
-//! | `overruns` | how often a worker was over its limit for a moment |
+//! | `overruns` | how often a worker was over its limit for a moment, which is as wrong as another result |
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use std::time::Instant;
 use aqueduct::prelude::*;
 use aqueduct::runtime::allocator::{self, CountingAllocator};
 use aqueduct::runtime::metrics::JobMetrics;
-use aqueduct::runtime::testing::ForcedReclaim;
+use aqueduct::runtime::testing::{ForcedReclaim, over_limit};
 use aqueduct::runtime::{PlanError, parse_bytes};
 use aqueduct_tpch::{Answer, QUERIES, Query, Table, write_parquet};
 use arrow::array::RecordBatch;
@@ -73,7 +73,7 @@ struct Run {
     rss_bytes: usize,
     rows: usize,
     metrics: JobMetrics,
-    /// Why the result is wrong; `None` if it is right, or cannot be told.
+    /// Why the run is wrong, its result or what it held; `None` if it is right, or cannot be told.
     wrong: Option<String>,
 }
 
@@ -133,7 +133,7 @@ fn report(query: &Query, options: &Options) -> Result<(f64, bool), Box<dyn Error
         most(|run| run.rss_bytes),
         spilled as f64 / 1e6,
         spooled as f64 / 1e6,
-        last.metrics.workers.iter().map(|worker| worker.overruns).sum::<usize>(),
+        runs.iter().flat_map(|run| &run.metrics.workers).map(|worker| worker.overruns).sum::<usize>(),
         last.rows,
         wrong.unwrap_or("right"),
     );
@@ -190,6 +190,8 @@ fn run(query: &Query, options: &Options, limit_bytes: usize, seed: u64) -> Resul
     } else {
         None
     };
+    let over: Vec<String> = cluster.memory().iter().filter_map(over_limit).collect();
+    let wrong = wrong.or_else(|| (!over.is_empty()).then(|| format!("OVER THE LIMIT: {}", over.join("; "))));
     let rows_in_all = batches.iter().map(RecordBatch::num_rows).sum();
     Ok(Run { seconds, peak_bytes, rss_bytes, rows: rows_in_all, metrics: rows.job().metrics(), wrong })
 }

@@ -28,6 +28,7 @@ use arrow::record_batch::RecordBatch;
 pub(crate) use receiver::{PortReceiver, Received};
 pub(crate) use sender::{PortSender, Sent};
 
+use crate::batch::batch_bytes;
 use crate::error::Result;
 use crate::memory::{Account, Reservation, hand_out};
 use crate::metrics::EdgeCounters;
@@ -40,12 +41,22 @@ const MAX_QUEUED: usize = 1024;
 /// What a batch costs beside its buffers: arrays, schema, queue slot.
 const BATCH_OVERHEAD_BYTES: usize = 512;
 
+/// By how much a copied column may be larger than its values: the array, and buffers that are rounded up.
+const COPY_SLACK_BYTES: usize = 384;
+
 /// Position of a batch in its source: a split, or the partition that made it.
 pub(crate) type Origin = u64;
 
 /// Bytes of permit that `batch` needs: all that its buffers pin.
 pub(crate) fn permit_bytes(batch: &RecordBatch) -> usize {
     batch.get_array_memory_size() + BATCH_OVERHEAD_BYTES
+}
+
+/// Bytes of permit that a copy of `batch` needs. It may be the larger of the two: views that share one text have a text
+/// each in a copy.
+pub(crate) fn copy_permit_bytes(batch: &RecordBatch) -> usize {
+    let columns = batch.schema_ref().flattened_fields().len();
+    permit_bytes(batch).max(batch_bytes(batch) + columns * COPY_SLACK_BYTES + BATCH_OVERHEAD_BYTES)
 }
 
 enum Message {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 
-use super::{MAX_QUEUED, Message, Origin, Port, permit_bytes};
+use super::{MAX_QUEUED, Message, Origin, Port, copy_permit_bytes, permit_bytes};
 use crate::batch::copied;
 use crate::error::{OperatorError, Result};
 use crate::failpoint;
@@ -80,7 +80,7 @@ impl PortSender {
         if failpoint::trips(failpoint::Point::Send) {
             return Err(OperatorError::new("failpoint Send"));
         }
-        let permit = permit_bytes(&batch);
+        let permit = if copies { copy_permit_bytes(&batch) } else { permit_bytes(&batch) };
         // One row larger than the port was planned for: it goes alone, and is paid for by what floats, twice for the
         // moment in which the receiver takes it over.
         let extra = permit.saturating_sub(port.capacity);

@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Wake, Waker};
 
+use arrow::array::{StringArray, UInt32Array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 
 use super::*;
+use crate::batch::copied;
 use crate::memory::MemoryPool;
 use crate::testing::{eventually, number_schema, numbers};
 
@@ -98,6 +102,26 @@ fn received(receiver: &mut PortReceiver) -> Option<i64> {
             Received::Empty | Received::Ended => return None,
         }
     }
+}
+
+#[test]
+fn a_copy_is_paid_for_by_its_permit_even_where_it_is_larger() {
+    let text = StringArray::from(vec!["a text that all of them share"]);
+    let keys = UInt32Array::from(vec![0; 200]);
+    let views = cast(&text, &DataType::Utf8View).and_then(|text| take(&text, &keys, None)).expect("views");
+    let batch = RecordBatch::try_from_iter([("text", views)]).expect("one column");
+    assert!(copied(&batch).get_array_memory_size() > batch.get_array_memory_size() + 3000);
+    let pool = MemoryPool::new(1 << 20);
+    let hands = Some(pool.account("hands"));
+    let Setup { port, mut senders, mut receiver, .. } = setup_for(hands, pool, 1, false, true);
+    receiver.leave_unread();
+    // More than the port has room for: the rest is paid for by memory that floats.
+    for sent in 1..=6 {
+        assert!(matches!(senders[0].0.try_send_copy(batch.clone(), 0, true), Ok(Sent::Yes)));
+        let held: usize = port.accounts().map(Account::held).sum();
+        assert!(held > 0 && held <= port.queued_bytes(), "{held} of {} after {sent}", port.queued_bytes());
+    }
+    assert!(port.queued_bytes() > port.capacity());
 }
 
 #[test]
