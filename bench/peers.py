@@ -43,6 +43,8 @@ def aqueduct(options, files, sql):
 
     # Not read before the memory of the process that wrote it is measured.
     with pyarrow.memory_map(out) as mapped:
+        # What is mapped stays until it is closed; who is killed, or leaves in a hurry, leaves no file behind.
+        folder.cleanup()
         yield pyarrow.ipc.open_file(mapped).read_all(), {name: report[name] for name in kept}
 
 

@@ -243,7 +243,8 @@ pub(crate) fn partitions(frame: &Frame) -> Result<usize> {
 /// The rows of a running job, batch by batch, in one partition.
 ///
 /// An iterator, which blocks the thread until there is a batch, and a [`Stream`], which does not. After an
-/// error there are no more batches. Dropping it ends the job, which counts as cancelled if there were batches left.
+/// error there are no more batches. Dropping it ends the job, which counts as cancelled if there were batches left, or
+/// could have been: that there are none is known once this has ended, and mostly before.
 #[must_use = "a stream that is dropped ends its job"]
 pub struct FrameStream {
     schema: SchemaRef,
