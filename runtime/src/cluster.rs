@@ -89,9 +89,7 @@ impl Cluster {
             return Err(PlanError::Config(reason.into()).into());
         }
         let failed = |error: std::io::Error| ExecutionError::Resource(format!("cannot start a thread: {error}"));
-        if resident::is_scarce(&config) {
-            resident::return_blocks();
-        }
+        resident::tell_allocator(&config);
         let spill = SpillDir::create(config.spill_dir.as_deref(), config.spill_limit_bytes, config.spill_compression)?;
         let (commands, receiver) = unbounded_channel();
         let (handles, arbiters) = std::sync::mpsc::channel();

@@ -11,26 +11,47 @@ use crate::config::ClusterConfig;
 
 /// Worker limits up to this are small.
 const SMALL_LIMIT_BYTES: usize = 32 << 20;
-/// Blocks of this size and more go back to the system when they are freed, after [`return_blocks`].
+/// Blocks of this size and more go back to the system when they are freed, where memory is scarce.
 #[cfg(target_env = "gnu")]
 const RETURNED_BYTES: nix::libc::c_int = 32 * 1024;
+/// What glibc begins with: this much may stay at the end of the heap.
+#[cfg(target_env = "gnu")]
+const TRIMMED_BYTES: nix::libc::c_int = 128 * 1024;
+/// The most that glibc would come to by itself: blocks from here on go back, and twice that at the end of the heap.
+#[cfg(target_env = "gnu")]
+const KEPT_BYTES: nix::libc::c_int = 32 * 1024 * 1024;
 
 /// Whether a cluster of `config` gives back what it can.
 pub(crate) fn is_scarce(config: &ClusterConfig) -> bool {
     config.memory_limit_bytes <= SMALL_LIMIT_BYTES && is_installed()
 }
 
-/// Has glibc give freed blocks back at once. By itself it keeps what was freed below its highest block, and raises the
-/// size that it gives back to that of the largest block it has seen: at limits of some megabytes that is a third more of
-/// resident memory. It costs a system call and fresh pages for each such block.
-pub(crate) fn return_blocks() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no pointer is passed. The call holds the lock of the first arena while it sets one word, and a thread that
+/// Has glibc give freed blocks back at once while memory is scarce. By itself it keeps what was freed below its highest block,
+/// and raises the size that it gives back to that of the largest block it has seen: at limits of some megabytes that is a
+/// third more of resident memory. It costs a system call and fresh pages for each such block, so the next cluster with
+/// plenty, in a process that has had one without, has it keep them again: what was set once glibc adapts no more.
+#[cfg(target_env = "gnu")]
+pub(crate) fn tell_allocator(config: &ClusterConfig) {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    static RETURNS_BLOCKS: AtomicBool = AtomicBool::new(false);
+    let is_scarce = is_scarce(config);
+    if !is_scarce && !RETURNS_BLOCKS.load(SeqCst) {
+        return;
+    }
+    RETURNS_BLOCKS.store(true, SeqCst);
+    let (mapped, trimmed) = if is_scarce { (RETURNED_BYTES, TRIMMED_BYTES) } else { (KEPT_BYTES, 2 * KEPT_BYTES) };
+    // SAFETY: no pointer is passed. Each call holds the lock of the first arena while it sets one word, and a thread that
     // allocates meanwhile reads the old value or the new one: each is a size to go by.
     unsafe {
-        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, RETURNED_BYTES)
-    };
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, mapped);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, trimmed);
+    }
 }
+
+/// Another allocator goes by rules of its own.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn tell_allocator(_config: &ClusterConfig) {}
 
 /// Gives back what a plan was made with and running it has no use for: free blocks of any size, and the program's text,
 /// of which what runs on is mapped again as it is called, by a fault without a read for each 64 KiB.
