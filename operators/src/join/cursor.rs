@@ -71,14 +71,16 @@ impl Cursor {
         let key_columns: Vec<_> = shape.probe_keys.iter().map(|&key| Arc::clone(batch.column(key))).collect();
         let keys = encoder.encode(&key_columns, rows)?;
         let mut hashes = Vec::new();
-        if encoder.has_keys() {
+        if encoder.has_keys() && tables.needs_hashes() {
             keys.hash(&mut hashes);
         }
         let first = tables.find(&keys, &hashes);
         let mut later: Later = Vec::new();
-        for (row, _) in first.iter().enumerate().filter(|(_, first)| **first == LATER) {
-            later.resize(tables.list.len(), Vec::new());
-            later[hashes.get(row).map_or(0, |hash| tables.bucket(*hash))].push(row as u32);
+        if tables.is_partial() {
+            for (row, _) in first.iter().enumerate().filter(|(_, first)| **first == LATER) {
+                later.resize(tables.list.len(), Vec::new());
+                later[hashes.get(row).map_or(0, |hash| tables.bucket(*hash))].push(row as u32);
+            }
         }
         let by_first = shape.filter.is_none();
         let remembers = shape.probe_rows != Rows::None && !by_first;
@@ -229,18 +231,19 @@ impl Cursor {
         let rows = self.first.len();
         let single = (0..tables.list.len()).all(|bucket| tables.table(bucket).is_none_or(|table| table.is_single()));
         if single {
-            let most = limit.min(rows - self.at);
-            self.ids.reserve(most);
-            self.rows.reserve(most);
             while self.at < rows && self.ids.len() < limit {
                 let end = rows.min(self.at + (limit - self.ids.len()));
+                let mut found = self.ids.len();
+                self.ids.resize(found + end - self.at, NO_ROW);
+                self.rows.resize(found + end - self.at, 0);
+                // Written whether it is wanted or not, as a branch that nobody foresees costs more.
                 for row in self.at..end {
                     let first = self.first[row];
-                    if first < LATER || (lonely && first == NO_ROW) {
-                        self.ids.push(first);
-                        self.rows.push(row as u32);
-                    }
+                    (self.ids[found], self.rows[found]) = (first, row as u32);
+                    found += usize::from(first < LATER || (lonely && first == NO_ROW));
                 }
+                self.ids.truncate(found);
+                self.rows.truncate(found);
                 self.at = end;
             }
             return;

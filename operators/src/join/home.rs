@@ -18,8 +18,11 @@ use super::runtime_filter::Slot;
 use super::shape::Shape;
 use super::table::Table;
 
-/// Build rows of more than this are spread over buckets. Tests get there, too.
-pub(super) const UNSPREAD_BYTES: usize = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Build rows of more than this are spread over buckets, or of more than [`UNSPREAD_SHARE`] of the memory that the join can
+/// have, and at the most of [`MOST_UNSPREAD_BYTES`]. Tests get there, too.
+const UNSPREAD_BYTES: usize = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+const MOST_UNSPREAD_BYTES: usize = if cfg!(test) { UNSPREAD_BYTES } else { 128 << 20 };
+const UNSPREAD_SHARE: usize = 16;
 /// Bytes that are left free beside what is asked for: lists of what is on disk grow without asking.
 pub(super) const CUSHION_BYTES: usize = 16 << 10;
 
@@ -33,10 +36,18 @@ pub(super) struct Home {
     pub(super) limits: Limits,
     /// Rows that are looked at together.
     pub(super) slice_rows: usize,
+    /// Bytes of build rows that are in one bucket; more are spread.
+    pub(super) unspread_bytes: usize,
     /// Bytes of a frame on disk.
     pub(super) frame_bytes: usize,
     /// What others know of the held side.
     pub(super) filter: Option<Arc<Slot>>,
+}
+
+/// Bytes of build rows that are held in one bucket where `memory` is what the join has: what is in buckets can go to disk
+/// by shares, but has been copied, and is found by hashes alone.
+pub(super) fn unspread_bytes(memory: &Account) -> usize {
+    (memory.most() / UNSPREAD_SHARE).clamp(UNSPREAD_BYTES, MOST_UNSPREAD_BYTES)
 }
 
 impl Home {
@@ -77,9 +88,9 @@ impl Home {
         self.memory.try_reserve(bytes + CUSHION_BYTES).is_some()
     }
 
-    /// A table of `pieces`, stored rows that are claimed. `memory` is for [`Home::table_bytes`].
+    /// The only table of a level, of `pieces`, stored rows that are claimed. `memory` is for [`Home::table_bytes`].
     pub(super) fn table(&self, pieces: Vec<RecordBatch>, memory: Reservation) -> Result<Table> {
-        Making::new(self, pieces, memory).finish()
+        Making::new(self, pieces, true, memory).finish()
     }
 
     /// The rows of a table as they are stored.

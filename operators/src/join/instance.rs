@@ -18,7 +18,7 @@ use arrow::record_batch::RecordBatch;
 use super::blocks::{Blocks, Progress};
 use super::build_rows::give_build_rows;
 use super::cursor::{Cursor, Limits};
-use super::home::Home;
+use super::home::{Home, unspread_bytes};
 use super::keys::KeyEncoder;
 use super::level::{Level, Pair};
 use super::runtime_filter::Teller;
@@ -104,6 +104,7 @@ impl Instance {
             encoder: Arc::new(encoder),
             limits: Limits { rows: slice_rows, bytes: context.batch_bytes },
             slice_rows,
+            unspread_bytes: unspread_bytes(&context.memory),
             frame_bytes: context.batch_bytes.clamp(4 << 10, FRAME_BYTES),
             memory: context.memory,
             spill: context.spill,

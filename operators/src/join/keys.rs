@@ -13,6 +13,7 @@ use arrow::datatypes::{ArrowNativeType, DataType, IntervalUnit, Schema};
 use arrow::row::{RowConverter, Rows, SortField};
 use foldhash::fast::RandomState;
 
+use super::table::{Id, NO_ROW};
 use crate::aggregate::normalised;
 
 /// Turns key columns into [`Keys`].
@@ -153,21 +154,26 @@ impl Keys {
         match &self.values {
             Values::All => hashes.resize(self.rows, 0),
             Values::Word(words) => hashes.extend(words.iter().map(|word| word_hash(seeds, *word))),
-            Values::Wide(wide) => hashes.extend(wide.iter().map(|wide| {
-                let low = word_hash(seeds, *wide as u64);
-                folded(low ^ (wide >> 64) as u64, 0xD6E8_FEB8_6659_FD93 ^ seeds[0])
-            })),
+            Values::Wide(wide) => hashes.extend(wide.iter().map(|wide| wide_hash(seeds, *wide))),
             Values::Bytes32(array) => hashes.extend((0..self.rows).map(|row| state.hash_one(array.value(row)))),
             Values::Bytes64(array) => hashes.extend((0..self.rows).map(|row| state.hash_one(array.value(row)))),
             Values::Views(array) => {
                 hashes.extend((0..self.rows).map(|row| match array.views()[row] {
                     // A short value is all in its view.
-                    view if view as u32 <= 12 => folded(view as u64 ^ seeds[0], (view >> 64) as u64 ^ seeds[1]),
+                    view if view as u32 <= 12 => wide_hash(seeds, view),
                     _ => state.hash_one(array.value(row)),
                 }));
             }
             Values::Rows(rows) => hashes.extend(rows.iter().map(|row| state.hash_one(row.as_ref()))),
         }
+    }
+
+    /// What was found for each row, but nothing for those that can match nothing.
+    pub(super) fn without_nulls(&self, mut found: Vec<Id>) -> Vec<Id> {
+        if let Some(valid) = &self.valid {
+            (!valid.inner()).set_indices().for_each(|row| found[row] = NO_ROW);
+        }
+        found
     }
 
     pub(super) fn is_valid(&self, row: usize) -> bool {
@@ -191,8 +197,17 @@ impl Values {
 
 #[inline]
 fn word_hash(seeds: &[u64; 2], word: u64) -> u64 {
-    folded(word ^ seeds[0], 0x9E37_79B9_7F4A_7C15 ^ seeds[1])
+    folded(folded(word ^ seeds[0], 0x9E37_79B9_7F4A_7C15 ^ seeds[1]), MIXER)
 }
+
+#[inline]
+fn wide_hash(seeds: &[u64; 2], wide: u128) -> u64 {
+    folded(folded(wide as u64 ^ seeds[0], (wide >> 64) as u64 ^ seeds[1]), MIXER)
+}
+
+/// Keys at equal distances have products at equal distances, which by some seeds pile up in a few slots: a second product
+/// parts them.
+const MIXER: u64 = 0xD6E8_FEB8_6659_FD93;
 
 /// Both halves of the product, folded into one.
 #[inline]

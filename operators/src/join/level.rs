@@ -20,7 +20,7 @@ use arrow::compute::take;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::cursor::{Cursor, rows_of};
-use super::home::{Home, UNSPREAD_BYTES};
+use super::home::Home;
 use super::making::Making;
 use super::table::{Held, Tables};
 
@@ -101,13 +101,18 @@ impl Level {
         self.tables.bits() > 0 || !self.home.encoder.has_keys()
     }
 
+    /// Whether all rows are in one bucket.
+    fn is_one(&self) -> bool {
+        self.buckets.len() == 1
+    }
+
     /// Takes in stored build rows.
     pub(super) fn insert(&mut self, batch: RecordBatch) -> Result<()> {
         self.rows += batch.num_rows();
         if !self.is_spread() {
             let batch = compact(batch);
             let bytes = batch_bytes(&batch);
-            if self.unspread_bytes + bytes <= UNSPREAD_BYTES
+            if self.unspread_bytes + bytes <= self.home.unspread_bytes
                 && let Some(mut memory) = self.home.memory.try_reserve(batch.get_array_memory_size())
             {
                 self.home.memory.claim_from(&batch, &mut memory);
@@ -273,7 +278,7 @@ impl Level {
             };
             let (pieces, structures): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unspread).into_iter().unzip();
             self.structures = structures;
-            self.making = Some(Box::new(Making::new(&self.home, pieces, memory)));
+            self.making = Some(Box::new(Making::new(&self.home, pieces, self.is_one(), memory)));
             return Ok(true);
         }
         let bucket = &mut self.buckets[self.sealed];
@@ -299,7 +304,7 @@ impl Level {
         while let Next::Batch(batch) = reader.next()? {
             pieces.push(batch);
         }
-        self.making = Some(Box::new(Making::new(&self.home, pieces, memory)));
+        self.making = Some(Box::new(Making::new(&self.home, pieces, self.is_one(), memory)));
         Ok(true)
     }
 

@@ -12,9 +12,9 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use std::sync::Arc;
 
 use super::flags::Flags;
-use super::home::{Home, UNSPREAD_BYTES};
+use super::home::Home;
 use super::keys::{Keys, Values};
-use super::table::{Chain, END, Slots, Table};
+use super::table::{Chain, Direct, END, Slots, Table};
 
 /// Most bytes of a chunk of larger tables.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -36,15 +36,17 @@ pub(super) struct Making {
     keys: Vec<Keys>,
     linker: Option<Linker>,
     rows: usize,
+    /// It will be the only one of its level.
+    alone: bool,
     memory: Reservation,
 }
 
 impl Making {
     /// Of `pieces`, stored rows that are claimed. `memory` is for [`Home::table_bytes`].
-    pub(super) fn new(home: &Home, pieces: Vec<RecordBatch>, memory: Reservation) -> Self {
+    pub(super) fn new(home: &Home, pieces: Vec<RecordBatch>, alone: bool, memory: Reservation) -> Self {
         let rows: usize = pieces.iter().map(RecordBatch::num_rows).sum();
         let bytes: usize = pieces.iter().map(batch_bytes).sum();
-        let shift = if bytes <= UNSPREAD_BYTES {
+        let shift = if bytes <= home.unspread_bytes {
             32
         } else {
             let chunk_bytes = (bytes / 16).clamp(home.frame_bytes, CHUNK_BYTES);
@@ -60,6 +62,7 @@ impl Making {
             keys: Vec::new(),
             linker: None,
             rows,
+            alone,
             memory,
         }
     }
@@ -81,7 +84,7 @@ impl Making {
             }
         }
         if encoder.has_keys() {
-            let linker = self.linker.get_or_insert_with(|| Linker::new(self.rows, self.shift, &self.keys));
+            let linker = self.linker.get_or_insert_with(|| Linker::new(self.rows, self.shift, &self.keys, self.alone));
             if !linker.link(&self.keys, most) {
                 return Ok(None);
             }
@@ -92,7 +95,7 @@ impl Making {
         };
         // Words are in the slots.
         let keys = std::mem::take(&mut self.keys).into_iter().map(|keys| keys.values);
-        let keys = if matches!(slots, Slots::Words(_)) { Vec::new() } else { keys.collect() };
+        let keys = if matches!(slots, Slots::Words(_) | Slots::Direct(_)) { Vec::new() } else { keys.collect() };
         let memory = self.memory.split(usize::MAX);
         let chunks = std::mem::take(&mut self.chunks);
         let matched = std::mem::take(&mut self.matched);
@@ -170,9 +173,12 @@ struct Linker {
 }
 
 impl Linker {
-    fn new(rows: usize, shift: u32, keys: &[Keys]) -> Self {
+    fn new(rows: usize, shift: u32, keys: &[Keys], alone: bool) -> Self {
         let slots = match keys.first().map(|keys| &keys.values) {
-            Some(Values::Word(_)) => Slots::Words(vec![[0; 2]; Slots::count(rows)]),
+            Some(Values::Word(_)) => match alone.then(|| Direct::new(rows, keys)).flatten() {
+                Some(direct) => Slots::Direct(direct),
+                None => Slots::Words(vec![[0; 2]; Slots::count(rows)]),
+            },
             _ => Slots::Tagged(vec![0; Slots::count(rows)]),
         };
         let next = vec![END; rows];
@@ -192,7 +198,9 @@ impl Linker {
                 let Some(chunk) = self.chunk.checked_sub(1) else { return true };
                 self.chunk = chunk;
                 self.left = keys[chunk].rows;
-                keys[chunk].hash(&mut self.hashes);
+                if !matches!(self.slots, Slots::Direct(_)) {
+                    keys[chunk].hash(&mut self.hashes);
+                }
             }
             if *most == 0 {
                 return false;
@@ -201,6 +209,10 @@ impl Linker {
             *most -= rows;
             let mut end = self.left;
             self.left -= rows;
+            if let (Slots::Direct(_), Values::Word(words)) = (&self.slots, &keys[self.chunk].values) {
+                self.link_direct(&keys[self.chunk], words, self.left..end);
+                continue;
+            }
             while end > self.left {
                 let start = self.left.max(end.saturating_sub(TOUCHED_ROWS));
                 self.slots.touch(&self.hashes[start..end]);
@@ -215,6 +227,22 @@ impl Linker {
                 }
                 end = start;
             }
+        }
+    }
+
+    fn link_direct(&mut self, keys: &Keys, words: &[u64], rows: std::ops::Range<usize>) {
+        let Slots::Direct(direct) = &mut self.slots else { return };
+        for row_of_chunk in rows.rev() {
+            if !keys.is_valid(row_of_chunk) {
+                continue;
+            }
+            let row = (self.chunk << self.shift) + row_of_chunk;
+            let first = &mut direct.firsts[(words[row_of_chunk] - direct.least) as usize];
+            if *first != 0 {
+                self.next[row] = *first - 1;
+                self.several = true;
+            }
+            *first = row as u32 + 1;
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A slot holds 32 bits of a hash, or the key itself if it is one word, and the first row of a chain; a chain links the
 //! rows of one key in their order. So the keys of a chain are compared once, and a chain is walked without looking at keys.
+//! Where keys are words that lie close together, as numbers of customers do, a key is the place of its slot.
 //!
 //! ```text
 //! id = bucket << 32 | row          row of a bucket = chunk << shift | row of a chunk
@@ -67,6 +68,15 @@ pub(super) enum Slots {
     Tagged(Vec<u64>),
     /// The key, and the first row and one: 0 if it is empty.
     Words(Vec<[u64; 2]>),
+    Direct(Direct),
+}
+
+/// A slot for each word from the least key to the largest: no hash is needed, none collides, and keys that follow each
+/// other find theirs in one cache line.
+pub(super) struct Direct {
+    pub(super) least: u64,
+    /// The first row and one, 0 if no row has that key.
+    pub(super) firsts: Vec<u32>,
 }
 
 pub(super) enum Chain {
@@ -133,25 +143,55 @@ impl Table {
         matches!(self.chain, Chain::Single)
     }
 
-    /// The first row of the chain with `hash` for whose key `same` holds. `slot` is what the first of `slots` has.
+    /// The first row of the chain with `hash` for whose key `same` holds, looked for from slot `at` on.
     #[inline]
-    fn find(&self, slots: &[u64], hash: u64, mut slot: u64, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
-        let (tag, mask) = (hash >> 32, slots.len() - 1);
-        let mut at = hash as usize & mask;
+    fn find(&self, slots: &[u64], hash: u64, mut at: usize, same: impl Fn(&Values, usize) -> bool) -> Option<u32> {
         loop {
+            let slot = slots[at & (slots.len() - 1)];
             if slot == 0 {
                 return None;
             }
-            if slot >> 32 == tag {
-                let row = slot as u32 - 1;
-                let (chunk, row_of_chunk) = (row as usize >> self.shift, row as usize & ((1 << self.shift) - 1));
-                if same(&self.keys[chunk], row_of_chunk) {
-                    return Some(row);
-                }
+            if slot >> 32 == hash >> 32 && self.has(slot as u32 - 1, &same) {
+                return Some(slot as u32 - 1);
             }
-            at = (at + 1) & mask;
-            slot = slots[at];
+            at += 1;
         }
+    }
+
+    /// Whether `same` holds for the key of `row`.
+    #[inline]
+    fn has(&self, row: u32, same: impl Fn(&Values, usize) -> bool) -> bool {
+        let row = row as usize;
+        same(&self.keys[row >> self.shift], row & ((1 << self.shift) - 1))
+    }
+}
+
+impl Direct {
+    /// For the keys of `rows` rows, unless they are so far apart that it would take more memory than [`Slots::Words`].
+    pub(super) fn new(rows: usize, keys: &[Keys]) -> Option<Self> {
+        let (mut least, mut most) = (u64::MAX, 0);
+        for keys in keys {
+            let Values::Word(words) = &keys.values else { return None };
+            let mut look = |word: u64| (least, most) = (least.min(word), most.max(word));
+            match &keys.valid {
+                None => words.iter().for_each(|word| look(*word)),
+                Some(valid) => valid.valid_indices().for_each(|row| look(words[row])),
+            }
+        }
+        let places = (size_of::<[u64; 2]>() / size_of::<u32>() * Slots::count(rows)) as u64;
+        let range = most.checked_sub(least).map_or(0, |distance| distance.saturating_add(1));
+        (range <= places).then(|| Self { least, firsts: vec![0; range as usize] })
+    }
+
+    /// The first row of the key `word`, and one; 0 if there is none.
+    #[inline]
+    fn first(&self, word: u64) -> u32 {
+        self.firsts.get(word.wrapping_sub(self.least) as usize).copied().unwrap_or(0)
+    }
+
+    fn find(&self, keys: &Keys, words: &[u64]) -> Vec<Id> {
+        const { assert!(NO_ROW == 0u64.wrapping_sub(1), "what has no row is no row") };
+        keys.without_nulls(words.iter().map(|word| u64::from(self.first(*word)).wrapping_sub(1)).collect())
     }
 }
 
@@ -166,6 +206,7 @@ impl Slots {
             Slots::None => 0,
             Slots::Tagged(slots) => 8 * slots.capacity(),
             Slots::Words(slots) => 16 * slots.capacity(),
+            Slots::Direct(direct) => 4 * direct.firsts.capacity(),
         }
     }
 
@@ -180,6 +221,7 @@ impl Slots {
             Slots::None => false,
             Slots::Tagged(slots) => write(slots, page),
             Slots::Words(slots) => write(slots, page),
+            Slots::Direct(direct) => write(&mut direct.firsts, page),
         }
     }
 
@@ -187,7 +229,7 @@ impl Slots {
     pub(super) fn touch(&self, hashes: &[u64]) {
         let mut seen = 0;
         match self {
-            Slots::None => {}
+            Slots::None | Slots::Direct(_) => {}
             Slots::Tagged(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)]),
             Slots::Words(slots) => hashes.iter().for_each(|hash| seen ^= slots[*hash as usize & (slots.len() - 1)][1]),
         }
@@ -207,12 +249,24 @@ pub(super) enum Held {
 impl Held {
     /// The slots of words, and what is found where none of them has a key.
     fn words(&self) -> (&[[u64; 2]], Id) {
-        // What a bucket without a table has: one slot, which is empty.
         const EMPTY: &[[u64; 2]] = &[[0; 2]];
         match self {
             Held::Table(table) => match &table.slots {
                 Slots::Words(slots) => (slots, NO_ROW),
-                Slots::None | Slots::Tagged(_) => (EMPTY, NO_ROW),
+                Slots::None | Slots::Tagged(_) | Slots::Direct(_) => (EMPTY, NO_ROW),
+            },
+            Held::Nothing => (EMPTY, NO_ROW),
+            Held::Elsewhere => (EMPTY, LATER),
+        }
+    }
+
+    /// As [`Held::words`], of other keys.
+    fn tagged(&self) -> (&[u64], Id) {
+        const EMPTY: &[u64] = &[0];
+        match self {
+            Held::Table(table) => match &table.slots {
+                Slots::Tagged(slots) => (slots, NO_ROW),
+                Slots::None | Slots::Words(_) | Slots::Direct(_) => (EMPTY, NO_ROW),
             },
             Held::Nothing => (EMPTY, NO_ROW),
             Held::Elsewhere => (EMPTY, LATER),
@@ -242,6 +296,27 @@ impl Tables {
         self.used_bits
     }
 
+    /// What finds words without their hashes: of a table that is alone.
+    fn direct(&self) -> Option<&Direct> {
+        match self.list.as_slice() {
+            [Held::Table(table)] => match &table.slots {
+                Slots::Direct(direct) => Some(direct),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether [`Tables::find`] looks at hashes.
+    pub(super) fn needs_hashes(&self) -> bool {
+        self.direct().is_none()
+    }
+
+    /// Whether rows of some bucket are on disk, or on their way there.
+    pub(super) fn is_partial(&self) -> bool {
+        self.list.iter().any(|held| matches!(held, Held::Elsewhere))
+    }
+
     /// The bucket of a row.
     #[inline]
     pub(super) fn bucket(&self, hash: u64) -> usize {
@@ -262,7 +337,8 @@ impl Tables {
         }
     }
 
-    /// For each row of `keys` the first build row of its key, [`NO_ROW`] or [`LATER`].
+    /// For each row of `keys` the first build row of its key, [`NO_ROW`] or [`LATER`]. `hashes` may be empty where
+    /// [`Tables::needs_hashes`] says so.
     pub(super) fn find(&self, keys: &Keys, hashes: &[u64]) -> Vec<Id> {
         match &keys.values {
             Values::All => {
@@ -273,7 +349,10 @@ impl Tables {
                 };
                 vec![first; keys.rows]
             }
-            Values::Word(words) => self.find_words(keys, words, hashes),
+            Values::Word(words) => match self.direct() {
+                Some(direct) => direct.find(keys, words),
+                None => self.find_words(keys, words, hashes),
+            },
             Values::Wide(wide) => self.find_by(keys, hashes, |row, built, at| match built {
                 Values::Wide(built) => built[at] == wide[row],
                 _ => false,
@@ -290,60 +369,100 @@ impl Tables {
         }
     }
 
+    // The first slots of all rows are looked at without a branch that depends on them, so that the processor waits for
+    // many of them at once and nothing has to be foreseen. Few rows are left whose first slot has another key.
     fn find_words(&self, keys: &Keys, words: &[u64], hashes: &[u64]) -> Vec<Id> {
         let buckets: Vec<(&[[u64; 2]], Id)> = self.list.iter().map(Held::words).collect();
-        // All first slots are read before any is looked at: so the processor waits for many of them at once.
-        let first = |hash: &u64| {
-            let slots = buckets[self.bucket(*hash)].0;
-            slots[*hash as usize & (slots.len() - 1)]
-        };
-        let firsts: Vec<[u64; 2]> = hashes.iter().map(first).collect();
-        let one = |row: usize| -> Id {
-            let (word, [mut key, mut found]) = (words[row], firsts[row]);
+        let mut ids = vec![NO_ROW; keys.rows];
+        let mut others = Picked::new(keys.rows);
+        for (row, ((word, hash), id_of_row)) in words.iter().zip(hashes).zip(&mut ids).enumerate() {
+            let bucket = self.bucket(*hash);
+            let (slots, absent) = buckets[bucket];
+            let [key, found] = slots[*hash as usize & (slots.len() - 1)];
+            let (some, same) = (found != 0, key == *word);
+            *id_of_row = either(some & same, id(bucket, (found as u32).wrapping_sub(1)), absent);
+            others.pick(row, some & !same);
+        }
+        for row in others.rows() {
+            let (word, mut at) = (words[row], hashes[row] as usize);
             let bucket = self.bucket(hashes[row]);
             let (slots, absent) = buckets[bucket];
-            let mut at = hashes[row] as usize;
-            while found != 0 && key != word {
+            ids[row] = loop {
                 at += 1;
-                [key, found] = slots[at & (slots.len() - 1)];
-            }
-            if found == 0 { absent } else { id(bucket, found as u32 - 1) }
-        };
-        found(keys, one)
+                match slots[at & (slots.len() - 1)] {
+                    [_, 0] => break absent,
+                    [key, found] if key == word => break id(bucket, found as u32 - 1),
+                    _ => {}
+                }
+            };
+        }
+        keys.without_nulls(ids)
     }
 
+    // As `find_words`; then the keys of rows whose first slot has their tag are compared, nearly always for nothing.
     fn find_by(&self, keys: &Keys, hashes: &[u64], same: impl Fn(usize, &Values, usize) -> bool) -> Vec<Id> {
-        let slots_of = |bucket: usize| match self.table(bucket).map(|table| &table.slots) {
-            Some(Slots::Tagged(slots)) => slots.as_slice(),
-            _ => &[0],
+        let buckets: Vec<(&[u64], Id)> = self.list.iter().map(Held::tagged).collect();
+        let mut ids = vec![NO_ROW; keys.rows];
+        let (mut alike, mut others) = (Picked::new(keys.rows), Picked::new(keys.rows));
+        for (row, (hash, id_of_row)) in hashes.iter().zip(&mut ids).enumerate() {
+            let bucket = self.bucket(*hash);
+            let (slots, absent) = buckets[bucket];
+            let slot = slots[*hash as usize & (slots.len() - 1)];
+            let (some, same) = (slot != 0, slot >> 32 == hash >> 32);
+            *id_of_row = either(some & same, id(bucket, (slot as u32).wrapping_sub(1)), absent);
+            alike.pick(row, some & same);
+            others.pick(row, some & !same);
+        }
+        let from = |row: usize, at: usize| {
+            let bucket = self.bucket(hashes[row]);
+            let table = self.table(bucket)?;
+            table
+                .find(buckets[bucket].0, hashes[row], at, |built, at| same(row, built, at))
+                .map(|found| id(bucket, found))
         };
-        let buckets: Vec<&[u64]> = (0..self.list.len()).map(slots_of).collect();
-        let first = |hash: &u64| {
-            let slots = buckets[self.bucket(*hash)];
-            slots[*hash as usize & (slots.len() - 1)]
-        };
-        let slots: Vec<u64> = hashes.iter().map(first).collect();
-        let one = |row: usize| -> Id {
-            let hash = hashes[row];
-            let bucket = self.bucket(hash);
-            match &self.list[bucket] {
-                Held::Nothing => NO_ROW,
-                Held::Elsewhere => LATER,
-                Held::Table(table) => {
-                    let found = table.find(buckets[bucket], hash, slots[row], |built, at| same(row, built, at));
-                    found.map_or(NO_ROW, |found| id(bucket, found))
-                }
+        for row in alike.rows() {
+            let found = ids[row];
+            let table = self.table(bucket_of(found));
+            let has = |table: &Table| table.has(found as u32, |built, at| same(row, built, at));
+            if !table.is_some_and(has) {
+                ids[row] = from(row, hashes[row] as usize + 1).unwrap_or(NO_ROW);
             }
-        };
-        found(keys, one)
+        }
+        for row in others.rows() {
+            ids[row] = from(row, hashes[row] as usize + 1).unwrap_or(NO_ROW);
+        }
+        keys.without_nulls(ids)
     }
 }
 
-/// What `one` finds for each row that can match.
-fn found(keys: &Keys, one: impl Fn(usize) -> Id) -> Vec<Id> {
-    match &keys.valid {
-        None => (0..keys.rows).map(one).collect(),
-        Some(valid) => (0..keys.rows).map(|row| if valid.is_valid(row) { one(row) } else { NO_ROW }).collect(),
+/// `yes` or `no`, without a branch.
+#[inline]
+fn either(is_yes: bool, yes: Id, no: Id) -> Id {
+    let mask = u64::from(is_yes).wrapping_neg();
+    (yes & mask) | (no & !mask)
+}
+
+/// Rows that were picked, in their order.
+struct Picked {
+    rows: Vec<u32>,
+    count: usize,
+}
+
+impl Picked {
+    /// None yet, and no more than `most` to come.
+    fn new(most: usize) -> Self {
+        Self { rows: vec![0; most], count: 0 }
+    }
+
+    /// Writes `row` down in any case, and keeps it if it `is_picked`: without a branch.
+    #[inline]
+    fn pick(&mut self, row: usize, is_picked: bool) {
+        self.rows[self.count] = row as u32;
+        self.count += usize::from(is_picked);
+    }
+
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        self.rows[..self.count].iter().map(|row| *row as usize)
     }
 }
 

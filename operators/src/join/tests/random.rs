@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::oracle::lines;
 use super::*;
 
-pub(super) const KINDS: usize = 13;
+pub(super) const KINDS: usize = 14;
 
 /// Key columns of one kind whose values are told by small numbers.
 fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
@@ -24,6 +24,8 @@ fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
     let int32 = |skip: u8| {
         Arc::new(some().map(|v| v.filter(|v| *v != skip).map(i32::from)).collect::<Int32Array>()) as ArrayRef
     };
+    // Next to each other at either end of the range, and far apart.
+    let ends = |v: u8| [-1, 0, -2, 1, i64::MAX, i64::MIN, i64::MAX - 1, 1 << 40][usize::from(v) % 8];
     let float = |v: u8| [0.0, -0.0, f64::NAN, -f64::NAN, 1.5, f64::INFINITY][usize::from(v) % 6];
     match kind {
         0 => vec![int64()],
@@ -38,6 +40,7 @@ fn keys(kind: usize, values: &[Option<u8>]) -> Vec<ArrayRef> {
         9 => vec![Arc::new(texts().iter().map(Option::as_deref).collect::<DictionaryArray<Int32Type>>())],
         10 => vec![Arc::new(LargeStringArray::from_iter(texts()))],
         11 => vec![int64(), Arc::new(some().map(|v| v.map(float)).collect::<Float64Array>())],
+        12 => vec![Arc::new(some().map(|v| v.map(ends)).collect::<Int64Array>())],
         _ => vec![Arc::new(some().map(|v| v.map(|v| float(v) as f32)).collect::<Float32Array>())],
     }
 }
