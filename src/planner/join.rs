@@ -57,8 +57,17 @@ impl Planner {
         };
         let (held, probed) = if build == JoinSide::Left { sizes } else { (sizes.1, sizes.0) };
         let filter = self.runtime_filter(join, build, (held, probed));
-        let left = self.plan_for(&join.left, false)?;
-        let right = self.plan_for(&join.right, false)?;
+        // What is streamed first: the joins in it may have filters for what is held.
+        let before = self.ask_for_filters(join, build);
+        let (left, right) = if build == JoinSide::Left {
+            let right = self.plan_for(&join.right, false)?;
+            self.forget_filters(before);
+            (self.plan_for(&join.left, false)?, right)
+        } else {
+            let left = self.plan_for(&join.left, false)?;
+            self.forget_filters(before);
+            (left, self.plan_for(&join.right, false)?)
+        };
         self.hash_join(join, build, (left, right), sizes, filter, needed)
     }
 

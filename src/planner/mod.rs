@@ -17,6 +17,7 @@ mod estimate;
 mod expr;
 mod hashed;
 mod join;
+mod passed_on;
 mod reorder;
 mod repeated;
 mod runtime_filter;

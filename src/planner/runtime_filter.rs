@@ -1,4 +1,5 @@
-//! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from.
+//! Filters that a join makes while it runs, for the scan that the rows of its streamed side come from; others ask for them,
+//! too (`passed_on`).
 //!
 //! A row that no held row has the key of is dropped where it is read, if between there and the join nothing looks at
 //! more than the row itself, or at rows with the same value in the key alone, and nobody else wants it. Where that is
@@ -15,6 +16,7 @@ use datafusion_expr::{Distinct, Expr, ExprSchemable, JoinType, LogicalPlan, Oper
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
 
 use super::estimate::{Estimate, distinct};
+use super::passed_on::{Wanted, join_place};
 use super::{Flow, Planner};
 
 /// Rows of a table below which a filter is not worth its making.
@@ -25,11 +27,15 @@ const MOST_HELD: f64 = 0.75;
 const MOST_HELD_AWAITED: f64 = 0.5;
 
 /// The filters of one plan.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RuntimeFilters {
     planned: Vec<Planned>,
     /// Scans that are in the plan more than once, as both sides of a join of a frame with itself may be.
     shared: HashSet<usize>,
+    /// Who else would have a filter of a join that is still to be planned.
+    pub(super) wanted: Vec<Wanted>,
+    /// Which scan waits for which others to end.
+    waits: Vec<(usize, Vec<usize>)>,
 }
 
 /// A filter on its way from a join to a scan.
@@ -56,7 +62,22 @@ impl RuntimeFilters {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(Self { planned: Vec::new(), shared })
+        Ok(Self { shared, ..Self::default() })
+    }
+
+    /// Has `scan` wait for `others`, unless one of them waits for it, at whatever remove.
+    fn wait(&mut self, scan: usize, others: Vec<usize>) -> bool {
+        let (mut reached, mut open) = (HashSet::new(), others.clone());
+        while let Some(other) = open.pop() {
+            if other == scan {
+                return false;
+            }
+            if reached.insert(other) {
+                open.extend(self.waits.iter().filter(|(waits, _)| *waits == other).flat_map(|(_, for_whom)| for_whom));
+            }
+        }
+        self.waits.push((scan, others));
+        true
     }
 }
 
@@ -99,10 +120,20 @@ impl Planner {
             return None;
         }
         let filter = RuntimeFilter::new();
-        let (keys, columns) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
+        let (keys, columns): (Vec<_>, _) = of(scan).map(|(at, _, column)| (*at, *column)).unzip();
         let held_side = if build == JoinSide::Left { &join.left } else { &join.right };
-        let is_awaited = held.rows <= MOST_HELD_AWAITED * different && !self.shares(held_side)?;
-        self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns, is_awaited });
+        let held_scans = if self.shares(held_side)? { None } else { Some(scans(held_side)) };
+        let others = self.runtime_filters.wanted.iter().filter(|wanted| {
+            wanted.join == join_place(join) && keys == [wanted.key] && held.rows <= MOST_HELD * wanted.different
+        });
+        let others = others.map(|wanted| (wanted.scan, vec![wanted.column], wanted.different));
+        let all: Vec<_> = std::iter::once((scan, columns, different)).chain(others).collect();
+        for (scan, columns, different) in all {
+            let is_worth_it = held.rows <= MOST_HELD_AWAITED * different;
+            let for_whom = held_scans.clone().filter(|_| is_worth_it);
+            let is_awaited = for_whom.is_some_and(|held| self.runtime_filters.wait(scan, held));
+            self.runtime_filters.planned.push(Planned { filter: filter.clone(), scan, columns, is_awaited });
+        }
         Some(JoinFilter { filter, keys })
     }
 
@@ -113,18 +144,10 @@ impl Planner {
     }
 
     /// The scan, and the column of its table, that column `index` of `plan` comes from unchanged.
-    fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<(usize, usize)> {
+    pub(super) fn origin(&mut self, plan: &LogicalPlan, index: usize) -> Option<(usize, usize)> {
         if self.repeated.get(plan).is_some() {
             return None;
         }
-        let within = |expr: &Expr, input: &LogicalPlan| match expr {
-            Expr::Column(column) => input.schema().maybe_index_of_column(column),
-            Expr::Alias(alias) => match alias.expr.as_ref() {
-                Expr::Column(column) => input.schema().maybe_index_of_column(column),
-                _ => None,
-            },
-            _ => None,
-        };
         match plan {
             LogicalPlan::TableScan(scan) if scan.fetch.is_none() => {
                 let column = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
@@ -186,8 +209,32 @@ pub(super) fn and(left: Expression, right: Expression) -> Expression {
     Arc::new(BinaryExpr::new(left, Operator::And, right))
 }
 
+/// The column of `input` that `expr` is.
+pub(super) fn within(expr: &Expr, input: &LogicalPlan) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => input.schema().maybe_index_of_column(column),
+        Expr::Alias(alias) => match alias.expr.as_ref() {
+            Expr::Column(column) => input.schema().maybe_index_of_column(column),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 fn place(scan: &TableScan) -> usize {
     std::ptr::from_ref(scan).addr()
+}
+
+/// All scans of `plan`.
+fn scans(plan: &LogicalPlan) -> Vec<usize> {
+    let mut scans = Vec::new();
+    let _ = plan.apply_with_subqueries(|part| {
+        if let LogicalPlan::TableScan(scan) = part {
+            scans.push(place(scan));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    scans
 }
 
 #[cfg(test)]
@@ -222,6 +269,15 @@ mod tests {
              join (select k from t where s < 7) b on a.k = b.k join t on t.k = a.k"
         );
         assert_eq!(awaits(&shared).1, 7);
+    }
+
+    #[test]
+    fn no_scan_waits_for_itself_at_any_remove() {
+        let mut filters = RuntimeFilters::default();
+        let asked =
+            [(1, vec![2]), (2, vec![3, 4]), (4, vec![1]), (4, vec![5]), (5, vec![5]), (3, vec![4]), (5, vec![3])];
+        let waits: Vec<bool> = asked.into_iter().map(|(scan, others)| filters.wait(scan, others)).collect();
+        assert_eq!(waits, [true, true, false, true, false, true, false]);
     }
 
     #[test]

@@ -253,10 +253,8 @@ impl Planner {
         };
         // Rows are counted by their narrowest column when nobody wants any.
         let narrowest = [narrowest(&table.schema)];
-        let projection = match scan.projection.as_deref() {
-            Some([]) if !table.schema.fields().is_empty() => Some(narrowest.as_slice()),
-            other => other,
-        };
+        let counts = scan.projection.as_ref().is_some_and(Vec::is_empty) && !table.schema.fields().is_empty();
+        let projection = if counts { Some(narrowest.as_slice()) } else { scan.projection.as_deref() };
         let schema = match projection {
             Some(columns) => Arc::new(table.schema.project(columns)?),
             None => SchemaRef::clone(&table.schema),
@@ -283,9 +281,15 @@ impl Planner {
         };
         let node = table.add_to(&mut self.graph, scan.table_name.table(), projection, predicate, reading)?;
         let flow = self.awaited(scan, Flow { node, schema, ordered: true, single: few, hashed: None });
-        Ok(match behind {
+        let flow = match behind {
             Some(asked) => self.row_wise("runtime filter", Filter::new(asked), flow),
             None => flow,
+        };
+        // Above it columns are known by their places: a join would take this one for the first of its other side.
+        Ok(if counts {
+            self.row_wise("rows", Project::new(Vec::new()), Flow { schema: Arc::new(Schema::empty()), ..flow })
+        } else {
+            flow
         })
     }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use datafusion_common::tree_node::{Transformed, TreeNodeRecursion};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{DFSchemaRef, FunctionalDependencies, Result as QueryResult};
 use datafusion_expr::logical_plan::{Extension, Unnest};
 use datafusion_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
@@ -106,10 +106,11 @@ pub(crate) fn unkeyed(plan: LogicalPlan) -> QueryResult<LogicalPlan> {
     Ok(changed?.data)
 }
 
-/// Whether `plan` says that columns tell its rows apart, and nothing in it waits for columns from outside: the rules that
-/// join those look through no node that is not DataFusion's.
+/// Whether `plan` says that columns tell its rows apart, or will say so once it is optimised, as distinct rows become groups,
+/// and nothing in it waits for columns from outside: the rules that join those look through no node that is not DataFusion's.
 fn says_keys(plan: &LogicalPlan) -> QueryResult<bool> {
-    if plan.schema().functional_dependencies().is_empty() {
+    let groups = |part: &LogicalPlan| Ok(matches!(part, LogicalPlan::Distinct(_) | LogicalPlan::Aggregate(_)));
+    if plan.schema().functional_dependencies().is_empty() && !plan.exists(groups)? {
         return Ok(false);
     }
     let mut outer = false;

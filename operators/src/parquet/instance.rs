@@ -15,7 +15,7 @@ use aqueduct_runtime::batch::batch_bytes;
 use aqueduct_runtime::io::{Pending, Ticket};
 use aqueduct_runtime::{OperatorError, Outbox, Result, Source, SourceContext, SourceStep, Split};
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::group::{Opened, open};
@@ -229,27 +229,23 @@ fn let_go(batch: RecordBatch) -> RecordBatch {
 }
 
 fn let_go_array(array: &ArrayRef) -> ArrayRef {
-    let used = |bytes: usize| 2 * bytes + 1024;
     match array.data_type() {
-        DataType::Utf8View => {
-            let views = array.as_string_view();
-            let pinned: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
-            // What is used is counted only if it matters.
-            let slack = used(0) + 16 * views.len();
-            if pinned > slack && pinned > slack + 2 * views.total_buffer_bytes_used() {
-                return Arc::new(views.gc());
-            }
-        }
-        DataType::BinaryView => {
-            let views = array.as_binary_view();
-            let pinned: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
-            // What is used is counted only if it matters.
-            let slack = used(0) + 16 * views.len();
-            if pinned > slack && pinned > slack + 2 * views.total_buffer_bytes_used() {
-                return Arc::new(views.gc());
-            }
-        }
-        _ => {}
+        DataType::Utf8View => let_go_views::<StringViewType>(array),
+        DataType::BinaryView => let_go_views::<BinaryViewType>(array),
+        _ => Arc::clone(array),
+    }
+}
+
+fn let_go_views<T: ByteViewType>(array: &ArrayRef) -> ArrayRef {
+    let views = array.as_byte_view::<T>();
+    if views.data_buffers().is_empty() {
+        return Arc::clone(array);
+    }
+    let pinned: usize = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
+    let used = views.total_buffer_bytes_used();
+    // Where all values are in their views, whoever counts bytes later need not look at each of them.
+    if used == 0 || pinned > 1024 + 16 * views.len() + 2 * used {
+        return Arc::new(views.gc());
     }
     Arc::clone(array)
 }

@@ -31,10 +31,10 @@ impl<C: Code> Best<C> {
         self.keys.bytes() + size_of::<C>() * self.codes.capacity()
     }
 
-    /// Bytes that `rows` rows, of `key_bytes` in key columns, can need at once on top of [`Best::bytes`].
-    pub(super) fn growth(&self, rows: usize, key_bytes: usize) -> usize {
+    /// Bytes that `rows` rows, those in `keys`, can need at once on top of [`Best::bytes`].
+    pub(super) fn growth(&self, rows: usize, keys: &[ArrayRef]) -> usize {
         let codes = (self.groups() + rows) * self.rows;
-        self.keys.growth(rows, key_bytes) + doubling(size_of::<C>() * self.codes.capacity(), size_of::<C>() * codes)
+        self.keys.growth(rows, keys) + doubling(size_of::<C>() * self.codes.capacity(), size_of::<C>() * codes)
     }
 
     /// Replaces `groups` by the group of each row, and `kept` by the rows that may be among the best of theirs.

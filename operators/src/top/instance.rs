@@ -18,7 +18,7 @@ use super::Shared;
 use super::best::Best;
 use super::kept::{Kept, Part};
 use super::order::Code;
-use crate::aggregate::{bytes_of, normalised, own};
+use crate::aggregate::{normalised, own};
 
 /// A table of more bytes is given up: it would no longer fit in the caches of a core.
 const TABLE_BYTES: usize = 24 << 20;
@@ -129,7 +129,7 @@ impl<C: Code> Instance<C> {
         let piece = input.batch.slice(input.next, length);
         let keys = self.shared.partition_by.iter().map(|column| normalised(ArrayRef::clone(piece.column(*column))));
         let keys: Vec<ArrayRef> = keys.collect();
-        let growth = self.best.growth(length, bytes_of(&keys));
+        let growth = self.best.growth(length, &keys);
         if !self.held.try_set(self.best.bytes() + growth + self.scratch_bytes(length)) {
             if length > FEW_ROWS {
                 input.step = length / 2;

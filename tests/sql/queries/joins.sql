@@ -92,3 +92,13 @@ select count(*) as n from departments a join departments b on true;
 select a.id, b.id as other from departments a left join departments b on false;
 -- count_of_join
 select count(*) as n from sales s join employees e on s.emp_id = e.id;
+-- cross_of_unread_columns
+select c from departments cross join (select count(*) as c from fruits);
+-- cross_of_unread_columns_with_a_value
+select x.k, x.s from departments d, (select min(a) as k, max(color) as s from pairs, fruits) x;
+-- cross_of_two_unread
+select count(*) as n, sum(c) as s from departments cross join fruits cross join (select count(*) as c from others);
+-- left_of_unread_columns
+select c from departments d left join (select max(low) as c from bands) b on true;
+-- scalar_beside_unread_columns_as_a_key
+select l.id from (select id, (select count(*) from fruits) as c from departments) l where exists (select 1 from (select id, (select count(*) from fruits) as c from departments) r where r.c = l.id);
