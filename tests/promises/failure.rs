@@ -398,3 +398,21 @@ fn everything_may_be_called_from_inside_an_async_runtime() {
         assert_eq!(numbers, 1000);
     });
 }
+
+#[test]
+fn rows_of_constants_leave_nothing_to_whoever_made_the_constants() {
+    within(60, || {
+        let cluster = cluster(2, SMALL_BYTES);
+        let null = "arrow_cast(null, 'Dictionary(Int32, Utf8)')";
+        let text = "arrow_cast('a text', 'Dictionary(Int32, Utf8)')";
+        for constant in [null, text, "make_array(1, null)", "named_struct('a', 1)"] {
+            let query = format!(
+                "select {constant} as x, n from (select string_agg(c, '|' order by c) as n from (values ('a')) t(c)) order by x, n"
+            );
+            let rows = cluster.sql(&query).and_then(|frame| frame.compute()).expect("one row");
+            eventually(constant, || cluster.memory().iter().all(|pool| pool.charged() == 0));
+            drop(rows);
+            assert_clean(&cluster);
+        }
+    });
+}

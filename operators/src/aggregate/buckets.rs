@@ -23,7 +23,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::describe::Aggregate;
 use super::keys::RowHash;
-use super::table::{Emitted, Table, bytes_of};
+use super::table::{Emitted, Table};
 
 /// Bits of the hash that one level of buckets uses up.
 const BITS: u32 = 4;
@@ -185,7 +185,7 @@ impl Buckets {
                     none => none.insert(Table::new(&self.home.aggregate, false)?),
                 };
                 let kept = table.kept_states(state_columns);
-                let growth = table.growth(length, bytes_of(key_columns), kept);
+                let growth = table.growth(length, key_columns, kept);
                 let copy = self.largest().max(self.buckets[index].bytes + growth);
                 let needed = self.total + growth + copy;
                 if self.held.try_set(needed) {

@@ -19,7 +19,7 @@ use datafusion_physical_expr::expressions::Literal;
 use super::keys::GroupKeys;
 use super::order_key::with_order_keys;
 use super::per_group::PerGroup;
-use crate::expression::{Expression, evaluate, evaluate_mask, failed, field, named_text, same_types};
+use crate::expression::{Expression, evaluate, evaluate_mask, failed, field, named_text, own_array, same_types};
 
 /// A grouping and the aggregates of each group.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Function {
     group_bytes: usize,
     /// What its accumulator does not say of its size.
     unsaid: Unsaid,
-    /// Whether it has an implementation for many groups at once.
+    /// Whether it has an implementation for many groups at once, and gains by it.
     vectorised: bool,
     /// Whether single rows can be turned into states at once.
     pub(crate) converts: bool,
@@ -81,7 +81,7 @@ impl Aggregate {
         }
         let functions = aggregates
             .into_iter()
-            .map(|expression| Function::try_new(expression, &input_schema))
+            .map(|expression| Function::try_new(expression, &input_schema, !group.is_empty()))
             .collect::<Result<Vec<_>>>()?;
         let mut outputs = outputs;
         for (index, function) in functions.iter().enumerate() {
@@ -247,7 +247,7 @@ pub(crate) fn shaped(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) ->
 }
 
 impl Function {
-    fn try_new(expression: Arc<AggregateFunctionExpr>, input: &Schema) -> Result<Self> {
+    fn try_new(expression: Arc<AggregateFunctionExpr>, input: &Schema, grouped: bool) -> Result<Self> {
         let name = expression.name();
         if expression.fun().name() == "grouping" {
             return Err(OperatorError::new(format!(
@@ -261,10 +261,12 @@ impl Function {
         let mut arguments = expression.expressions();
         arguments.extend(expression.order_bys().iter().map(|order| Arc::clone(&order.expr)));
         let state_types = expression.state_fields().map_err(failed)?;
-        let state_types = state_types.iter().map(|field| field.data_type().clone()).collect();
+        let state_types: Vec<_> = state_types.iter().map(|field| field.data_type().clone()).collect();
         // The accumulator of many groups that `bit_xor` has takes equal values as often as they come.
         let once = expression.is_distinct() && expression.fun().name() == "bit_xor";
-        let vectorised = expression.groups_accumulator_supported() && !once;
+        // One group's numbers are added up faster by themselves, without looking up for each row whose they are.
+        let several = grouped || grow(&state_types);
+        let vectorised = expression.groups_accumulator_supported() && !once && several;
         let mut function = Self {
             expression,
             arguments,
@@ -372,14 +374,19 @@ impl Function {
 
     /// Whether a group's state may grow with its rows: it is not a few numbers.
     pub(crate) fn grows(&self) -> bool {
-        self.state_types.iter().any(|state| state.primitive_width().is_none() && *state != DataType::Boolean)
+        grow(&self.state_types)
     }
 
     /// Its result over no rows.
     pub(crate) fn of_nothing(&self) -> Result<ArrayRef> {
         let mut accumulator = self.expression.create_accumulator().map_err(failed)?;
-        accumulator.evaluate().and_then(|value| value.to_array()).map_err(failed)
+        own_array(&accumulator.evaluate().map_err(failed)?, 1)
     }
+}
+
+/// Whether states of these types are more than a few numbers.
+fn grow(state_types: &[DataType]) -> bool {
+    state_types.iter().any(|state| state.primitive_width().is_none() && *state != DataType::Boolean)
 }
 
 /// Whether the function is right for sorted rows alone.

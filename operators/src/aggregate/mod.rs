@@ -29,4 +29,3 @@ pub use grouping_sets::GroupingSets;
 pub(crate) use keys::{GroupKeys, WithKeys, doubling, with_keys};
 pub use partial_aggregate::PartialAggregate;
 pub use sorted::{AggregateArguments, SortedAggregate};
-pub(crate) use table::bytes_of;

@@ -188,7 +188,7 @@ impl PartialInstance {
     fn take_in(&mut self, mut input: Input) -> Result<Option<Input>> {
         let length = input.step.min(input.rows - input.next);
         let piece = input.piece(length);
-        let growth = self.table.growth(length, bytes_of(&piece.keys), self.table.kept_arguments(&piece.arguments));
+        let growth = self.table.growth(length, &piece.keys, self.table.kept_arguments(&piece.arguments));
         let grown = self.table.bytes() + growth;
         if !self.held.try_set(2 * grown + self.scratch_bytes(length)) {
             if length > 256 || (self.table_rows == 0 && length > 1) {

@@ -1,4 +1,4 @@
-//! An accumulator for each group, for functions that have none for many groups at once.
+//! An accumulator for each group, for functions that have none for many groups at once, and for one group alone.
 //!
 //! Rows reach a group's accumulator in their order. Work is proportional to the rows and groups of a batch,
 //! never to all groups there are.
@@ -73,6 +73,11 @@ impl PerGroup {
         if group_indices.is_empty() {
             return Ok(());
         }
+        if total_num_groups == 1 {
+            let masked = |column: &ArrayRef| opt_filter.map_or(Ok(Arc::clone(column)), |mask| filter(column, mask));
+            let columns = values.iter().map(masked).collect::<Result<Vec<_>, _>>()?;
+            return self.update(0, &columns, &update);
+        }
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         order.extend(group_indices.iter().enumerate().map(|(row, group)| (*group as u64) << 32 | row as u64));
@@ -98,18 +103,29 @@ impl PerGroup {
                     }
                 })
                 .collect::<Result<Vec<_>, _>>()?;
-            let group = &mut self.groups[(run[0] >> 32) as usize];
-            let before = group.bytes();
-            update(group.accumulator.as_mut(), &columns)?;
-            group.since += columns.iter().map(array_bytes).sum::<usize>();
-            if group.since > group.measured / 2 {
-                group.measure();
-            }
-            self.bytes = self.bytes + group.bytes() - before;
+            self.update((run[0] >> 32) as usize, &columns, &update)?;
             start += run.len();
         }
         order.shrink_to(8192);
         self.order = order;
+        Ok(())
+    }
+
+    /// Gives all rows of `columns` to one group.
+    fn update(
+        &mut self,
+        group: usize,
+        columns: &[ArrayRef],
+        update: impl Fn(&mut dyn Accumulator, &[ArrayRef]) -> Result<()>,
+    ) -> Result<()> {
+        let group = &mut self.groups[group];
+        let before = group.bytes();
+        update(group.accumulator.as_mut(), columns)?;
+        group.since += columns.iter().map(array_bytes).sum::<usize>();
+        if group.since > group.measured / 2 {
+            group.measure();
+        }
+        self.bytes = self.bytes + group.bytes() - before;
         Ok(())
     }
 

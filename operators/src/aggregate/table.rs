@@ -93,7 +93,7 @@ impl Table {
 
     /// Bytes that `rows` rows, of `key_bytes` in key columns and `kept_bytes` in values that states may keep,
     /// can need at once on top of [`Table::bytes`].
-    pub(crate) fn growth(&self, rows: usize, key_bytes: usize, kept_bytes: usize) -> usize {
+    pub(crate) fn growth(&self, rows: usize, keys: &[ArrayRef], kept_bytes: usize) -> usize {
         let groups = self.groups() + rows;
         let states: usize = self
             .states
@@ -107,7 +107,7 @@ impl Table {
             })
             .sum();
         // A value of 8 bytes takes up to 16 in a set that has just doubled, next to its old half.
-        self.keys.growth(rows, key_bytes) + states + 4 * kept_bytes
+        self.keys.growth(rows, keys) + states + 4 * kept_bytes
     }
 
     /// Bytes of raw values that the states may keep.

@@ -74,7 +74,9 @@ fn copied_dictionary(array: &ArrayRef, values: &DataType) -> ArrayRef {
     if dictionary.values().len() > array.len() {
         let used = cast(array, values).and_then(|unpacked| cast(&unpacked, array.data_type()));
         if let Ok(used) = used {
-            return used;
+            // It was made with room for a thousand values.
+            let used = used.as_any_dictionary();
+            return used.with_values(copied_array(used.values()));
         }
     }
     dictionary.with_values(copied_array(dictionary.values()))

@@ -3,7 +3,7 @@
 //! A slice is measured as a copy of it would be: of lists the values that are in them, of a dictionary those that its rows
 //! use, of views the bytes that they point at.
 
-use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait};
+use arrow::array::{Array, ArrayRef, AsArray, MAX_INLINE_VIEW_LEN, OffsetSizeTrait};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{ArrowNativeType, BinaryType, LargeBinaryType, LargeUtf8Type, Utf8Type};
 use arrow::datatypes::{BinaryViewType, ByteArrayType, ByteViewType, DataType, StringViewType};
@@ -63,15 +63,18 @@ fn used_bytes(array: &ArrayRef) -> usize {
     fn length<T: ByteArrayType>(values: &ArrayRef, at: usize) -> usize {
         values.as_bytes::<T>().value_length(at).as_usize() + size_of::<T::Offset>()
     }
+    // What is short is in its view.
+    fn view_length<T: ByteViewType>(values: &ArrayRef, at: usize) -> usize {
+        let length = *values.as_byte_view::<T>().views().get(at).unwrap_or(&0) as u32;
+        16 + if length > MAX_INLINE_VIEW_LEN { length as usize } else { 0 }
+    }
     let bytes: fn(&ArrayRef, usize) -> usize = match values.data_type() {
         DataType::Utf8 => length::<Utf8Type>,
         DataType::LargeUtf8 => length::<LargeUtf8Type>,
         DataType::Binary => length::<BinaryType>,
         DataType::LargeBinary => length::<LargeBinaryType>,
-        DataType::Utf8View => |values, at| 16 + *values.as_string_view().views().get(at).unwrap_or(&0) as u32 as usize,
-        DataType::BinaryView => {
-            |values, at| 16 + *values.as_binary_view().views().get(at).unwrap_or(&0) as u32 as usize
-        }
+        DataType::Utf8View => view_length::<StringViewType>,
+        DataType::BinaryView => view_length::<BinaryViewType>,
         kind => match kind.primitive_width() {
             Some(width) => return all.min(array.len() * width + array.len().div_ceil(8)),
             None => return all,

@@ -267,9 +267,15 @@ impl PortReceiver {
             if reader.fetch.is_none() {
                 let spool = self.port.spool.lock();
                 let file = spool.as_ref().ok_or_else(|| OperatorError::new("the spool is gone"))?;
-                // Frame and batch are there at once. A task's hands have room for both.
+                // Frame and batch are there at once. A task's hands have room for both, unless one row is larger than a port.
                 let bytes = file.fetch_bytes(*place);
-                let estimate = self.port.hands.as_ref().and_then(|hands| hands.try_reserve(bytes));
+                let estimate = match &self.port.hands {
+                    Some(hands) => match hands.try_reserve(bytes) {
+                        None => return Ok(Received::Blocked(hands.wait_for(bytes)?)),
+                        estimate => estimate,
+                    },
+                    None => None,
+                };
                 reader.fetch = Some((file.fetch(*place), estimate));
             }
             let Some((fetch, _)) = &mut reader.fetch else { return Ok(Received::Empty) };

@@ -119,8 +119,9 @@ impl PortSender {
             // Grow for as long as the worker has memory to spare, then go on to disk. Nobody could ask the
             // caller to give memory back, so results leave half of it alone.
             let pool = lane.account.pool();
-            let spare = port.hands.is_some() || pool.available() > pool.limit() / 2 + permit;
-            let estimate = if spare { lane.account.try_reserve(permit) } else { None };
+            let free = port.hands.is_some() || pool.available() > pool.limit() / 2 + permit;
+            let needed = if extra > 0 { 2 * permit } else { permit };
+            let estimate = if free { lane.account.try_reserve(needed) } else { None };
             if let Some(mut estimate) = estimate {
                 {
                     let mut ledger = lane.ledger.lock();
@@ -129,8 +130,8 @@ impl PortSender {
                 }
                 let batch = own(batch);
                 lane.account.claim_from(&batch, &mut estimate);
-                drop(estimate);
-                self.put(Message::Batch { batch, origin, permit, spare: None });
+                let spare = (extra > 0).then_some(estimate);
+                self.put(Message::Batch { batch, origin, permit, spare });
             } else if let Some(ticket) = port.spill.backlog() {
                 return Ok(Sent::Blocked(batch, ticket));
             } else {

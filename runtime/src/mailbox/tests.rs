@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Wake, Waker};
 
-use arrow::array::{StringArray, UInt32Array};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray, UInt32Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
@@ -122,6 +122,22 @@ fn a_copy_is_paid_for_by_its_permit_even_where_it_is_larger() {
         assert!(held > 0 && held <= port.queued_bytes(), "{held} of {} after {sent}", port.queued_bytes());
     }
     assert!(port.queued_bytes() > port.capacity());
+}
+
+#[test]
+fn a_copy_of_few_rows_with_a_dictionary_takes_no_more_than_its_permit() {
+    for (values, length, rows) in [(30, 8000, 6), (30, 12, 6), (301, 20, 100), (2, 5000, 1), (5, 0, 3), (3, 9, 400)] {
+        let texts = StringArray::from_iter_values((0..values).map(|value| format!("{value:length$}")));
+        let keys = Int32Array::from_iter_values((0..rows).map(|row| row % values));
+        let dictionary: ArrayRef = Arc::new(DictionaryArray::new(keys, Arc::new(texts)));
+        for kind in [DataType::Utf8, DataType::Utf8View] {
+            let kind = DataType::Dictionary(Box::new(DataType::Int32), Box::new(kind));
+            let batch = RecordBatch::try_from_iter([("text", cast(&dictionary, &kind).expect("a dictionary"))]);
+            let batch = batch.expect("one column");
+            let (copy, permit) = (permit_bytes(&copied(&batch)), copy_permit_bytes(&batch));
+            assert!(copy <= permit, "{copy} of {permit} bytes: {rows} rows of {values} values of {length} bytes");
+        }
+    }
 }
 
 #[test]
@@ -270,4 +286,35 @@ fn a_lane_that_is_read_parks_even_on_a_hazardous_edge() {
     receiver.leave_unread();
     assert!(woken.times() > before, "it may spool now");
     assert!(sent(sender, 2, 0));
+}
+
+#[test]
+fn a_batch_larger_than_its_port_that_need_not_park_goes_within_the_limit() {
+    let large = || numbers(0..6000);
+    let permit = permit_bytes(&large());
+    // What others leave, from nothing up to more than its bytes twice, which it takes for the moment in which it is received.
+    for left in (0..3 * permit).step_by(permit / 4) {
+        let Setup { mut receiver, mut senders, pool, port } = setup(1, false, true, 4 * permit);
+        let mut others = pool.account("others").try_reserve(4 * permit - left);
+        receiver.leave_unread();
+        let (sender, _) = &mut senders[0];
+        while let Sent::Blocked(_, ticket) = sender.try_send(large(), 0).expect("it fits") {
+            ticket.wait();
+        }
+        sender.end();
+        let mut rows = 0;
+        loop {
+            match receiver.receive().expect("no error") {
+                Received::Batch(batch, _) => rows += batch.num_rows(),
+                Received::Blocked(ticket) if ticket.memory_bytes().is_some() => {
+                    drop(others.take().expect("in its way"))
+                }
+                Received::Blocked(ticket) => ticket.wait(),
+                Received::Ended => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        let spooled = port.counters.spooled_bytes.load(Relaxed);
+        assert_eq!((rows, pool.overruns()), (6000, 0), "{left} of {permit} bytes are left, {spooled} are spooled");
+    }
 }

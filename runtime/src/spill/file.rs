@@ -64,13 +64,15 @@ struct FileState {
 struct QueuedFrame {
     bytes: Buffer,
     charged_bytes: usize,
+    /// Whether it waits for an I/O thread.
+    queued: bool,
     space: SpillSpace,
 }
 
 impl Drop for QueuedFrame {
     fn drop(&mut self) {
         self.bytes = Buffer::default();
-        self.space.unqueue(self.charged_bytes);
+        self.space.unqueue(self.charged_bytes, self.queued);
     }
 }
 
@@ -108,7 +110,8 @@ impl SpillFile {
         let (length, charged_bytes) = (bytes.len() as u64, bytes.capacity());
         inner.space.take(length)?;
         let queued = inner.space.queue(charged_bytes);
-        let frame = Arc::new(QueuedFrame { bytes: Buffer::from_vec(bytes), charged_bytes, space: inner.space.clone() });
+        let frame = QueuedFrame { bytes: Buffer::from_vec(bytes), charged_bytes, queued, space: inner.space.clone() };
+        let frame = Arc::new(frame);
         let offset = self.bytes;
         self.bytes += length;
         if queued {

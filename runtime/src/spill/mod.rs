@@ -7,8 +7,9 @@
 //! ```
 //!
 //! No step ever waits for the disk: `append` encodes and queues, `fetch` gives a ticket. Frames that wait to
-//! be written are charged to the workspace account; when they are more than its floor, the space has a
-//! backlog, and tasks wait for it between their steps. Everything is removed when dropped.
+//! be written are charged to the workspace account; when they are more than half of its floor, the space has a
+//! backlog, and tasks wait for it between their steps. A quarter of the floor is left for frames that find no
+//! room in the queue: who made them writes them. Everything is removed when dropped.
 
 mod dir;
 mod disk;
@@ -65,12 +66,29 @@ struct SpaceInner {
 
 #[derive(Debug)]
 struct Queue {
-    /// Bytes of frames in memory.
+    /// Bytes of frames that wait for the I/O threads.
+    queued: usize,
+    /// Bytes of frames that are being written by those who made them.
+    direct: usize,
+    /// For both of them.
     reservation: Reservation,
     /// Given out while too much is queued.
     backlog: Option<(Ticket, Completion)>,
     /// The first write that failed.
     error: Option<OperatorError>,
+}
+
+impl Queue {
+    /// Bytes of frames in memory.
+    fn bytes(&self) -> usize {
+        self.queued + self.direct
+    }
+
+    /// Bytes to hold for these frames in a workspace of `floor_bytes`: a quarter of it is kept beside what is queued, so
+    /// that a frame which finds no room has bytes of its own, whoever takes what floats.
+    fn needed(queued: usize, direct: usize, floor_bytes: usize) -> usize {
+        if queued + direct == 0 { 0 } else { queued + direct.max(floor_bytes / 4) }
+    }
 }
 
 impl SpillSpace {
@@ -86,7 +104,13 @@ impl SpillSpace {
             job,
             pool,
             recorder,
-            queue: Mutex::new(Queue { reservation: workspace.reservation(), backlog: None, error: None }),
+            queue: Mutex::new(Queue {
+                queued: 0,
+                direct: 0,
+                reservation: workspace.reservation(),
+                backlog: None,
+                error: None,
+            }),
         });
         Self { inner, holder, own_bytes: Arc::default() }
     }
@@ -126,7 +150,7 @@ impl SpillSpace {
     /// asks after every step, so operators need not.
     pub fn backlog(&self) -> Option<Ticket> {
         let mut queue = self.inner.queue.lock();
-        if queue.backlog.is_none() && queue.reservation.bytes() > self.inner.floor_bytes / 2 {
+        if queue.backlog.is_none() && queue.bytes() > self.inner.floor_bytes / 2 {
             queue.backlog = Some(Ticket::new(WRITING));
         }
         queue.backlog.as_ref().map(|(ticket, _)| ticket.clone())
@@ -148,7 +172,7 @@ impl SpillSpace {
             let mut pending = self.inner.io.run(WRITING, || ());
             pending.ticket().wait();
             pending.take();
-            if self.inner.queue.lock().reservation.bytes() == 0 {
+            if self.inner.queue.lock().bytes() == 0 {
                 return;
             }
             std::thread::yield_now();
@@ -157,7 +181,7 @@ impl SpillSpace {
 
     /// Bytes of frames that wait for the disk, and the bytes that are set aside for them.
     pub(crate) fn workspace(&self) -> (usize, usize) {
-        (self.inner.queue.lock().reservation.bytes(), self.inner.floor_bytes)
+        (self.inner.queue.lock().bytes(), self.inner.floor_bytes)
     }
 
     /// The folder it is in.
@@ -213,24 +237,27 @@ impl SpillSpace {
     /// Charges a frame of `bytes`. `false` if it is not to wait in the queue, which has no room for it: whoever made
     /// it writes it, out of the quarter of the workspace that is left for that.
     fn queue(&self, bytes: usize) -> bool {
-        let mut queue = self.inner.queue.lock();
-        let (queued, rest) = (queue.reservation.bytes() + bytes, self.inner.floor_bytes / 4);
-        if queued + rest > self.inner.floor_bytes {
-            let available = queue.reservation.account().pool().available();
-            if available >= bytes.saturating_add(rest) && queue.reservation.try_grow(bytes) {
-                return true;
-            }
+        let queue = &mut *self.inner.queue.lock();
+        let queues =
+            queue.reservation.try_set(Queue::needed(queue.queued + bytes, queue.direct, self.inner.floor_bytes));
+        if queues {
+            queue.queued += bytes;
+        } else {
+            queue.direct += bytes;
+            queue.reservation.set(Queue::needed(queue.queued, queue.direct, self.inner.floor_bytes));
         }
-        queue.reservation.set(queued);
-        queued + rest <= self.inner.floor_bytes
+        queues
     }
 
-    fn unqueue(&self, bytes: usize) {
-        let mut queue = self.inner.queue.lock();
-        queue.reservation.shrink(bytes);
-        let done = if queue.reservation.bytes() <= self.inner.floor_bytes / 4 { queue.backlog.take() } else { None };
+    /// Gives back what was charged for a frame of `bytes`, which `queued` or not.
+    fn unqueue(&self, bytes: usize, queued: bool) {
+        let mut lock = self.inner.queue.lock();
+        let queue = &mut *lock;
+        *(if queued { &mut queue.queued } else { &mut queue.direct }) -= bytes;
+        queue.reservation.set(Queue::needed(queue.queued, queue.direct, self.inner.floor_bytes));
+        let done = if queue.bytes() <= self.inner.floor_bytes / 4 { queue.backlog.take() } else { None };
         // Waking may run code that asks for the backlog again.
-        drop(queue);
+        drop(lock);
         drop(done);
     }
 

@@ -290,7 +290,7 @@ fn a_backlog_begins_at_half_of_the_workspace_and_lasts_until_a_quarter() {
     let space = dir.space(io, workspace.clone());
     let batch = all_kinds(0..200);
     let mut file = space.create("queued", batch.schema());
-    while workspace.held() <= 50_000 {
+    while space.workspace().0 <= 50_000 {
         assert!(space.backlog().is_none());
         file.append(&batch).expect("queued");
     }
@@ -299,10 +299,37 @@ fn a_backlog_begins_at_half_of_the_workspace_and_lasts_until_a_quarter() {
     assert!(!std::fs::exists(file.path()).expect("known"));
     drop(gate);
     ticket.wait();
-    assert!(workspace.held() <= 25_000);
+    assert!(space.workspace().0 <= 25_000);
     space.flush_blocking();
     assert!(space.backlog().is_none());
     drop((file, space, workspace));
+}
+
+#[test]
+fn a_frame_that_its_maker_writes_has_its_part_of_the_workspace_whatever_floats() {
+    let pool = MemoryPool::new(300_000);
+    let workspace = pool.admit(100_000).expect("fits").account("workspace", 100_000);
+    let parent = tempfile::tempdir().expect("a folder");
+    let dir = SpillDir::create(Some(parent.path()), None, false).expect("a folder");
+    let (io, _) = Io::start("test", 1).expect("threads");
+    let (gate, opened) = crossbeam_channel::bounded::<()>(0);
+    io.submit(move || assert!(opened.recv().is_err(), "nothing is sent"));
+    let space = dir.space(io, workspace.clone());
+    let batch = all_kinds(0..50);
+    let mut file = space.create("queued", batch.schema());
+    // What waits for a disk that is behind takes of what floats.
+    while pool.charged() <= 150_000 {
+        file.append(&batch).expect("queued");
+    }
+    let others = pool.account("others").try_reserve(pool.available()).expect("there");
+    let queued = space.workspace().0;
+    let place = file.append(&batch).expect("written");
+    assert_eq!((pool.overruns(), space.workspace().0), (0, queued), "a frame has {} bytes", place.length);
+    drop(gate);
+    space.flush_blocking();
+    assert_eq!(file.fetch_blocking(place).expect("readable"), batch);
+    assert_eq!(workspace.held(), 0);
+    drop((file, space, others));
 }
 
 #[test]

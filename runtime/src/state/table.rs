@@ -250,9 +250,10 @@ impl<V: StateValue> Table<V> {
             entries.push(entry);
             Ok(entries.len() < rows && taken < bytes)
         })?;
-        self.held.set(self.bytes);
-        let mut reservation = self.account.reservation();
+        // Nobody else gets them in between.
+        let mut reservation = self.held.split(taken);
         reservation.set(taken);
+        self.held.set(self.bytes);
         Ok(Some((entries, reservation)))
     }
 

@@ -280,8 +280,9 @@ impl SpillingVecReader {
                 match fetch.poll()? {
                     Fetched::Blocked(ticket) => Ok(Next::Blocked(ticket)),
                     Fetched::Ready(batch) => {
-                        self.reading.pop_front();
-                        self.vec.account.claim(&batch);
+                        if let Some((_, mut estimate)) = self.reading.pop_front() {
+                            self.vec.account.claim_from(&batch, &mut estimate);
+                        }
                         self.at += 1;
                         Ok(Next::Batch(batch))
                     }

@@ -344,6 +344,8 @@ impl Task {
                     return Ok(Did::Work);
                 }
                 Received::Empty => waiting.push(ports.edges[port]),
+                // What comes from the disk has its memory, and may be what another port waits for.
+                Received::Blocked(ticket) if outside.is_some() && ticket.memory_bytes().is_some() => {}
                 Received::Blocked(ticket) => outside = Some(ticket),
                 Received::Ended if self.parts.links.is_empty() => {}
                 Received::Ended => return self.run(0, Action::Finish(port)),

@@ -50,3 +50,8 @@ select region, product, n, count(*) as rows from (select region, product, unnest
 select distinct region, product, n from (select region, product, unnest([3, 1, 3]) as n from (select region, product, sum(quantity) as s from sales group by region, product) t) u;
 -- unnest_of_groups_filtered
 select n, region from (select region, product, unnest([3, 1, 3]) as n from (select region, product, sum(quantity) as s from sales group by region, product) t) u where n > 1 and product <> 'fig';
+-- unnest_of_distinct_rows_ordered
+--duckdb select region, product, n from (select region, product, unnest([3, null, 1, 2]) as n from (select distinct region, product from sales)) order by region, product, n
+select region, product, unnest(make_array(3, null, 1, 2)) as n from (select distinct region, product from sales) t order by region, product, n;
+-- unnest_of_distinct_rows_grouped
+select region, product, n, count(*) as rows from (select region, product, unnest([3, 1, 3]) as n from (select distinct region, product from sales) t) u group by region, product, n;

@@ -12,6 +12,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use aqueduct_runtime::batch::array_bytes;
 use aqueduct_runtime::{OperatorError, Result};
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
@@ -104,15 +105,16 @@ impl GroupKeys {
         }
     }
 
-    /// Bytes that interning `rows` new keys, of `key_bytes` in their columns, may need at once on top of
+    /// Bytes that interning `rows` new keys, those in `columns`, may need at once on top of
     /// [`GroupKeys::bytes`]: while a table or a vector grows, its old and its new half are both there.
-    pub(crate) fn growth(&self, rows: usize, key_bytes: usize) -> usize {
+    pub(crate) fn growth(&self, rows: usize, columns: &[ArrayRef]) -> usize {
+        let key_bytes = || columns.iter().map(array_bytes).sum();
         match self {
             Self::Single => 0,
             Self::Number(keys) => keys.growth(rows),
-            Self::Bytes(keys) => keys.growth(rows, key_bytes),
-            Self::Columns(keys) => keys.growth(rows, key_bytes),
-            Self::Rows(keys) => keys.growth(rows, key_bytes),
+            Self::Bytes(keys) => keys.growth(rows, key_bytes()),
+            Self::Columns(keys) => keys.growth(rows, key_bytes()),
+            Self::Rows(keys) => keys.growth(rows, columns),
         }
     }
 

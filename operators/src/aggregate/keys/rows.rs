@@ -3,8 +3,10 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
+use aqueduct_runtime::batch::array_bytes;
 use aqueduct_runtime::{OperatorError, Result};
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef, AsArray, OffsetSizeTrait};
+use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
@@ -79,9 +81,8 @@ impl RowKeys {
         self.table.allocation_size() + self.groups.size() + self.batch.size()
     }
 
-    pub(super) fn growth(&self, rows: usize, key_bytes: usize) -> usize {
-        // Row format: a byte of validity per value, 33 bytes for every 32 of a string, and an offset per row.
-        let encoded = key_bytes + key_bytes / 8 + rows * (8 + 4 * self.converter_fields());
+    pub(super) fn growth(&self, rows: usize, columns: &[ArrayRef]) -> usize {
+        let encoded = columns.iter().map(encoded_bytes).sum::<usize>() + rows * size_of::<usize>();
         let groups = self.groups.size();
         let per_group = groups.div_ceil(self.len().max(1));
         encoded
@@ -89,13 +90,49 @@ impl RowKeys {
             + doubling(self.table.allocation_size(), table_bytes::<Entry>(self.len() + rows))
     }
 
-    fn converter_fields(&self) -> usize {
-        // Short strings are padded to blocks of 8 bytes; fixed columns need a byte more than their width.
-        4
-    }
-
     pub(super) fn seal(&mut self) {
         self.table = HashTable::new();
         self.batch = self.converter.empty_rows(0, 0);
     }
+}
+
+/// Bytes that the values of `array` take in row format at the most.
+fn encoded_bytes(array: &ArrayRef) -> usize {
+    let rows = array.len();
+    match array.data_type() {
+        // A byte tells nulls apart, and truth has a byte, too.
+        kind if kind.is_primitive() || *kind == DataType::Boolean => array_bytes(array) + 2 * rows,
+        DataType::Struct(_) => rows + array.as_struct().columns().iter().map(encoded_bytes).sum::<usize>(),
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            2 * rows + in_blocks(list.values(), list.offsets())
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            2 * rows + in_blocks(list.values(), list.offsets())
+        }
+        DataType::FixedSizeList(..) => {
+            let values = array.as_fixed_size_list().values();
+            2 * rows + blocks_bytes(values.len(), encoded_bytes(values))
+        }
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let entries: ArrayRef = std::sync::Arc::new(map.entries().clone());
+            2 * rows + in_blocks(&entries, map.offsets())
+        }
+        _ => blocks_bytes(rows, array_bytes(array)),
+    }
+}
+
+/// Bytes of the elements of lists, each of which is a row of its own.
+fn in_blocks<O: OffsetSizeTrait>(values: &ArrayRef, offsets: &OffsetBuffer<O>) -> usize {
+    let (from, to) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
+    let values = values.slice(from, to - from);
+    blocks_bytes(values.len(), encoded_bytes(&values))
+}
+
+/// Bytes of `values` values of `bytes` in all where each has blocks of its own: up to four of 9 bytes for 8, then of 33 bytes
+/// for 32.
+fn blocks_bytes(values: usize, bytes: usize) -> usize {
+    2 * bytes + 11 * values
 }

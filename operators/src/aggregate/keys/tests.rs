@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, BinaryArray, BooleanArray, Date32Array, Float64Array, Int8Array, Int64Array, LargeStringArray, StringArray,
-    StringViewArray,
+    Array, BinaryArray, BooleanArray, Date32Array, Float64Array, Int8Array, Int64Array, LargeStringArray, ListArray,
+    StringArray, StringViewArray,
 };
 use arrow::compute::take;
+use arrow::datatypes::UInt8Type;
 
 use super::*;
 
@@ -27,7 +28,7 @@ fn check(columns: &[ArrayRef]) {
             let length = 97.min(rows - start);
             let piece: Vec<_> = columns.iter().map(|column| column.slice(start, length)).collect();
             let before = keys.bytes();
-            let allowed = keys.growth(length, piece.iter().map(aqueduct_runtime::batch::array_bytes).sum());
+            let allowed = keys.growth(length, &piece);
             keys.intern(&piece, length, &mut groups).expect("interns");
             assert!(keys.bytes() <= before + allowed, "{} > {before} + {allowed}", keys.bytes());
             hasher.hash(&piece, length, &mut hashes).expect("hashes");
@@ -116,4 +117,26 @@ fn without_columns_there_is_one_group() {
     let mut groups = vec![7];
     keys.intern(&[], 3, &mut groups).expect("interns");
     assert_eq!((groups, keys.len()), (vec![0, 0, 0], 1));
+}
+
+#[test]
+fn nested_columns_and_many_short_ones_get_the_groups_of_a_map_within_what_they_were_to_take() {
+    let list = |width: usize| -> ArrayRef {
+        let values = |i: usize| {
+            (!i.is_multiple_of(3))
+                .then(|| (0..i % width).map(|at| (at % 4 > 0).then_some((i + at) as u8)).collect::<Vec<_>>())
+        };
+        Arc::new(ListArray::from_iter_primitive::<UInt8Type, _, _>((0..1000).map(values)))
+    };
+    let short = |letters: usize| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values((0..1000).map(|i| "x".repeat(i % letters))))
+    };
+    let of_33 = Arc::new(StringArray::from_iter_values((0..1000).map(|i| format!("{i:033}")))) as ArrayRef;
+    let truths = list(3);
+    check(&[list(6)]);
+    check(&[truths, list(40), short(2)]);
+    let shorts: Vec<ArrayRef> = (0..10).map(|column| short(column + 2)).collect();
+    check(&[shorts, vec![list(2), Arc::clone(&of_33)]].concat());
+    let truth = Arc::new(BooleanArray::from_iter((0..1000).map(|i| (i % 3 != 0).then_some(i % 2 == 0)))) as ArrayRef;
+    check(&[truth, of_33]);
 }

@@ -13,9 +13,9 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::record_batch::RecordBatch;
 
 use super::super::describe::Aggregate;
-use super::super::table::{Arguments, Emitted, Table, bytes_of};
+use super::super::table::{Arguments, Emitted, Table};
 use super::layout::{Argument, DirectFunction, Layout};
-use crate::expression::failed;
+use crate::expression::own_array;
 
 pub(super) struct Direct {
     aggregate: Arc<Aggregate>,
@@ -124,7 +124,7 @@ impl Direct {
         let rows = batch.num_rows();
         let keys = &batch.columns()[..self.aggregate.key_types().len()];
         let arguments = functions.iter().map(|function| arguments(function, batch)).collect::<Result<Vec<_>>>()?;
-        let growth = table.growth(rows, bytes_of(keys), table.kept_arguments(&arguments));
+        let growth = table.growth(rows, keys, table.kept_arguments(&arguments));
         if !self.held.try_set(2 * (table.bytes() + growth) + 8 * rows) {
             self.close();
             return Ok(Hashed::Refused);
@@ -136,7 +136,7 @@ impl Direct {
 
 fn arguments(function: &DirectFunction, batch: &RecordBatch) -> Result<Arguments> {
     let values = function.arguments.iter().map(|argument| match argument {
-        Argument::Constant(value) => value.to_array_of_size(batch.num_rows()).map_err(failed),
+        Argument::Constant(value) => own_array(value, batch.num_rows()),
         Argument::Column(column) => Ok(ArrayRef::clone(batch.column(*column))),
     });
     let mask = function.mask.map(|mask| batch.column(mask).as_boolean().clone());

@@ -26,6 +26,8 @@ pub(super) struct SimulatedJob {
     pub(super) core: Arc<JobCore>,
     /// `None` once the caller has dropped it.
     pub(super) job: Option<Job>,
+    /// The caller dropped it after the last row and before the last step: its tasks stopped where they were.
+    pub(super) is_left: bool,
     pub(super) tasks: Vec<SimulatedTask>,
     /// By edge.
     pub(super) ports: Vec<Vec<Arc<Port>>>,

@@ -175,6 +175,7 @@ impl<'a> Simulator<'a> {
             let mut simulated = SimulatedJob {
                 core: Arc::clone(&core),
                 job: Some(job),
+                is_left: false,
                 tasks: Vec::new(),
                 ports: Vec::new(),
                 watch: Default::default(),
@@ -269,7 +270,10 @@ impl<'a> Simulator<'a> {
             }
             self.trace.add(|| format!("the caller: {fault:?}"));
             match fault {
-                Fault::DropJob { .. } => drop(job.job.take()),
+                Fault::DropJob { .. } => {
+                    drop(job.job.take());
+                    job.is_left = !job.has_ended();
+                }
                 _ => job.job.as_ref().into_iter().for_each(Job::cancel),
             }
             // Once the commit has begun it is too late.
