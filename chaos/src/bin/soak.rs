@@ -12,6 +12,7 @@ use aqueduct::arrow::datatypes::Int64Type;
 use aqueduct::operators::range;
 use aqueduct::prelude::*;
 use aqueduct::runtime::ExecutionError;
+use aqueduct::runtime::testing::over_limit;
 use aqueduct_chaos::{Figures, Random, slope, spill_files};
 use clap::Parser;
 use parking_lot::RwLock;
@@ -181,13 +182,14 @@ fn at_rest(cluster: &LocalCluster) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let charged: usize = cluster.memory().iter().map(|pool| pool.charged()).sum();
-        let overruns: usize = cluster.memory().iter().map(|pool| pool.overruns()).sum();
+        let over: Vec<String> = cluster.memory().iter().filter_map(over_limit).collect();
         let files = spill_files(&cluster.spill_path());
-        match (charged, overruns, files) {
-            (0, 0, files) if files <= TABLE_FILES => return Ok(()),
+        match (charged, over.is_empty(), files) {
+            (0, true, files) if files <= TABLE_FILES => return Ok(()),
             _ if Instant::now() > deadline => {
+                let over = over.join("; ");
                 return Err(format!(
-                    "nothing runs, and {charged} bytes are held in {files} spill files, {overruns} claims over a limit"
+                    "nothing runs, and {charged} bytes are held in {files} spill files; over the limit: [{over}]"
                 ));
             }
             _ => std::thread::park_timeout(Duration::from_millis(5)),

@@ -15,6 +15,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionConfig;
 use tokio::runtime::Runtime;
 
@@ -24,6 +25,8 @@ use crate::query::Query;
 const MOST_ROWS: usize = 100_000;
 /// Queries that take longer are not compared: somewhere in them is a product of many rows.
 const MOST_TIME: Duration = Duration::from_secs(4);
+/// Queries that DataFusion needs more memory for are not compared either: it may be long until it looks at the time.
+const MOST_BYTES: usize = 1 << 30;
 /// Rows that are alike but for inexact columns and are tried in every order.
 const MOST_ALIKE: usize = 300;
 const RELATIVE: f64 = 1e-9;
@@ -64,6 +67,9 @@ impl Oracle {
         let answered = self.runtime.block_on(async { tokio::time::timeout(MOST_TIME, asked(query)).await });
         let batches = match answered {
             Err(_) => return Err(Unanswered::TooLarge),
+            Ok(Err(error)) if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) => {
+                return Err(Unanswered::TooLarge);
+            }
             Ok(Err(error)) => return Err(Unanswered::Refused(error.to_string())),
             Ok(Ok(None)) => return Err(Unanswered::TooLarge),
             Ok(Ok(Some(batches))) => batches,
@@ -86,7 +92,8 @@ async fn asked(query: &Query) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>, D
     let mut options = ConfigOptions::new();
     options.sql_parser.parse_float_as_decimal = true;
     options.execution.target_partitions = 1;
-    let context = SessionContext::new_with_config(SessionConfig::from(options));
+    let environment = RuntimeEnvBuilder::new().with_memory_limit(MOST_BYTES, 1.0).build_arc()?;
+    let context = SessionContext::new_with_config_rt(SessionConfig::from(options), environment);
     for table in &query.tables {
         let rows = MemTable::try_new(Arc::clone(&table.schema), vec![table.batches.clone()])?;
         context.register_table(table.name.as_str(), Arc::new(rows))?;
