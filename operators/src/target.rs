@@ -1,9 +1,10 @@
 //! A file that is written beside its target and takes its name at commit.
 //!
-//! Until the commit the target is as it was; after an abort nothing is left.
+//! Until the commit the target is as it was; after an abort nothing is left. What a killed process has begun stays until the
+//! next job that writes the same target: who writes a file has locked it, so one that can be locked is nobody's.
 
 use std::fs::{File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -11,6 +12,9 @@ use aqueduct_runtime::sink::Receipt;
 use aqueduct_runtime::{OperatorError, Result};
 use parking_lot::Mutex;
 use tempfile::NamedTempFile;
+
+/// Letters that tell the temporary files of one target apart.
+const RANDOM_LETTERS: usize = 6;
 
 /// The file that will be there.
 #[derive(Debug)]
@@ -60,14 +64,48 @@ impl Target {
             return Err(OperatorError::new(format!("{} does not name a file", self.path.display())));
         };
         let prefix = format!(".{}.tmp-", name.to_string_lossy());
-        // As permissive as a file that is simply created: the process's mask takes away from it.
-        let permissions = Permissions::from_mode(0o666);
-        let mut builder = tempfile::Builder::new();
-        let file = builder.prefix(&prefix).permissions(permissions).tempfile_in(self.folder());
-        let file = file.map_err(|error| self.failed(error))?;
+        self.sweep(&prefix);
+        let file = self.locked(&prefix).map_err(|error| self.failed(error))?;
         let alive = Arc::new(());
         self.begun.lock().push((file.path().to_path_buf(), Arc::downgrade(&alive)));
         Ok(Begun { file, _alive: alive })
+    }
+
+    /// A new temporary file that no other process takes for one of a killed process.
+    fn locked(&self, prefix: &str) -> std::io::Result<NamedTempFile> {
+        loop {
+            // As permissive as a file that is simply created: the process's mask takes away from it.
+            let permissions = Permissions::from_mode(0o666);
+            let mut builder = tempfile::Builder::new();
+            let builder = builder.prefix(prefix).rand_bytes(RANDOM_LETTERS).permissions(permissions);
+            let file = builder.tempfile_in(self.folder())?;
+            // Where there are no locks, nobody sweeps. Somebody may have swept it before it was locked.
+            if file.as_file().lock().is_err() || file.as_file().metadata()?.nlink() > 0 {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Removes what killed processes have begun.
+    fn sweep(&self, prefix: &str) {
+        let Ok(entries) = std::fs::read_dir(self.folder()) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let letters = name.to_str().and_then(|name| name.strip_prefix(prefix));
+            let ours = letters.is_some_and(|letters| {
+                letters.len() == RANDOM_LETTERS && letters.bytes().all(|letter| letter.is_ascii_alphanumeric())
+            });
+            // Opening a pipe would wait for its other end.
+            if !ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                continue;
+            }
+            let path = entry.path();
+            // The lock is held until the file is gone.
+            let file = File::options().write(true).open(&path);
+            if file.is_ok_and(|file| file.try_lock().is_ok() && std::fs::remove_file(&path).is_ok()) {
+                tracing::info!(path = %path.display(), "removed what a killed process had begun to write");
+            }
+        }
     }
 
     /// Gives what was written its name. The receipts hold a [`Begun`] each.
@@ -101,5 +139,28 @@ impl Target {
     /// The folder that the file is in.
     fn folder(&self) -> &Path {
         self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_has_begun_goes_and_what_another_job_writes_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (out, other) = (Target::new(folder.path().join("out")), Target::new(folder.path().join("out")));
+        let written = out.begin(1).expect("a file");
+        let names = [".out.tmp-kiLLed", ".out.tmp-notes.md", ".out2.tmp-kiLLed", ".out.tmp-folder"];
+        let [killed, notes, of_another, a_folder] = names.map(|name| folder.path().join(name));
+        for path in [&killed, &notes, &of_another] {
+            std::fs::write(path, "half").expect("written");
+        }
+        std::fs::create_dir(&a_folder).expect("a folder");
+        let later = other.begin(1).expect("a file");
+        assert!(!killed.exists());
+        for path in [&notes, &of_another, &a_folder, written.file.path(), later.file.path()] {
+            assert!(path.exists(), "{}", path.display());
+        }
     }
 }

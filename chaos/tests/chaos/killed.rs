@@ -97,12 +97,13 @@ fn kill_again_and_again(format: &str, kills: u64) {
         assert!(after >= (last > 0).then_some(last - 1).min(before), "{before:?}, then {after:?} after round {last}");
         files += usize::from(after.is_some());
     }
-    // Beside the file there may be what the killed have begun: under other names, hidden.
+    // Beside the file there may be what the last one has begun, under another name, hidden; it has removed what was there.
     let names = std::fs::read_dir(folder.path()).expect("the folder").flatten().map(|entry| entry.file_name());
     let left = names.filter(|name| name.to_string_lossy().starts_with(".out.tmp-")).count();
     println!(
         "{format}: {kills} kills, {files} times a whole file, {swept} spill folders left and swept, {left} begun files left"
     );
+    assert!(left <= 1, "{left} begun files");
     let next = LocalCluster::builder().workers(1).memory_limit("64MB").progress(false).without_dashboard();
     let next = next.spill_dir(folder.path().join("spill")).start().expect("the next start");
     assert_eq!(spill_folders(folder.path()), 1);

@@ -2,7 +2,7 @@
 
 use super::aggregates::{aggregate, is_ordered};
 use super::expressions::{Scope, common};
-use super::windows::Windows;
+use super::windows::{Windows, partition_key};
 use super::{Column, Relation};
 use crate::data::Kind;
 use crate::draws::Draws;
@@ -40,6 +40,11 @@ impl Selected {
 
     fn list(&self) -> String {
         self.texts.join(", ")
+    }
+
+    /// What the columns are made of.
+    fn sources(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(|text| text.rsplit_once(" as ").map_or(text.as_str(), |(source, _)| source))
     }
 
     fn made(self, what: &'static str, rest: &str) -> Made {
@@ -100,19 +105,30 @@ fn join(step: usize, left: &Relation, right: &Relation, draws: &mut Draws<'_>) -
     let kind = draws.pick(&["join", "left join", "right join", "full join", "join"]);
     pass(&mut selected, left, "l", MOST_COLUMNS / 2, false, draws);
     pass(&mut selected, right, "r", MOST_COLUMNS / 2, false, draws);
-    let mut conditions = Vec::new();
+    let (mut conditions, mut judged) = (Vec::new(), Vec::new());
     for _ in 0..1 + draws.below(2) {
         let key = scope_left.column(draws, |kind| !scope_right.of_kind(kind).is_empty());
         let Some((name, kind)) = key else { break };
         let other = draws.pick(&scope_right.of_kind(kind));
         let equal = if draws.once_in(8) { "is not distinct from" } else { "=" };
         conditions.push(format!("{name} {equal} {other}"));
+        // DataFusion does not find all lists that are the same.
+        let text = |list: &str| format!("array_to_string({list}, ',', 'null')");
+        judged.push(match kind {
+            Kind::Ints => format!("{} {equal} {}", text(&name), text(other)),
+            _ => format!("{name} {equal} {other}"),
+        });
     }
     if conditions.is_empty() || draws.once_in(4) {
-        conditions.push(scope_left.and(&scope_right).predicate(draws));
+        let predicate = scope_left.and(&scope_right).predicate(draws);
+        conditions.push(predicate.clone());
+        judged.push(predicate);
     }
-    let both = format!(" from {} l {kind} {} r on {}", left.name, right.name, conditions.join(" and "));
-    selected.made(kind, &both)
+    let both = |conditions: &[String]| {
+        format!(" from {} l {kind} {} r on {}", left.name, right.name, conditions.join(" and "))
+    };
+    let judged = (judged != conditions).then(|| format!("select {}{}", selected.list(), both(&judged)));
+    Made { judged, ..selected.made(kind, &both(&conditions)) }
 }
 
 fn keys(one: &Relation, selected: &mut Selected, most: usize, draws: &mut Draws<'_>) -> Vec<String> {
@@ -200,7 +216,20 @@ fn set_operation(step: usize, one: &Relation, other: &Relation, draws: &mut Draw
     let (first, second) = alike(step, one, other, draws);
     let what = draws.pick(&["union", "intersect", "except", "intersect all", "except all"]);
     let sql = format!("select {} from {} {what} select {} from {}", first.list(), one.name, second.list(), other.name);
-    Some(Made { sql, judged: None, columns: first.columns, what })
+    // DataFusion does not count how often a row is there. Of rows that are numbered there are no two alike.
+    let judged = what.strip_suffix(" all").map(|what| {
+        let numbered = |side: &Selected, from: &Relation| {
+            let keys =
+                side.columns.iter().zip(side.sources()).map(|(column, source)| partition_key(source, column.kind));
+            let keys: Vec<String> = keys.collect();
+            let place = format!("row_number() over (partition by {})", keys.join(", "));
+            format!("select {}, {place} as place from {}", side.list(), from.name)
+        };
+        let names: Vec<&str> = first.columns.iter().map(|column| column.name.as_str()).collect();
+        let (one, other) = (numbered(&first, one), numbered(&second, other));
+        format!("select {} from ({one} {what} {other})", names.join(", "))
+    });
+    Some(Made { sql, judged, columns: first.columns, what })
 }
 
 fn limit(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> {
@@ -228,7 +257,7 @@ fn distinct(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Option<Made> 
     }
     if draws.once_in(3) {
         let order = draws.order(selected.columns.len());
-        let source: Vec<&str> = selected.texts.iter().map(|text| text.split(" as ").next().unwrap_or(text)).collect();
+        let source: Vec<&str> = selected.sources().collect();
         let by: Vec<&str> = order.iter().map(|at| source[*at]).collect();
         let (list, name) = (selected.list(), &one.name);
         let sql = format!("select distinct on ({}) {list} from {name} order by {}", by[0], by.join(", "));
@@ -289,7 +318,7 @@ fn unnest(step: usize, one: &Relation, draws: &mut Draws<'_>) -> Made {
     pass(&mut selected, one, "", MOST_COLUMNS / 2, false, draws);
     // DataFusion takes the keys of what it unnests for keys of the result, if it knows what becomes of them.
     let hidden = selected.texts.iter().map(|text| {
-        let (value, name) = text.split_once(" as ").expect("a column and its name");
+        let (value, name) = text.rsplit_once(" as ").expect("a column and its name");
         format!("case when random() < 2 then {value} end as {name}")
     });
     let mut hidden: Vec<String> = hidden.collect();

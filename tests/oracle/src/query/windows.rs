@@ -91,9 +91,18 @@ impl<'a> Windows<'a> {
 }
 
 fn partition(scope: &Scope, draws: &mut Draws<'_>) -> String {
-    let keys = (0..draws.below(3)).filter_map(|_| scope.column(draws, |_| true)).map(|(name, _)| name);
+    let keys = (0..draws.below(3)).filter_map(|_| scope.column(draws, |_| true));
+    let keys = keys.map(|(name, kind)| partition_key(&name, kind));
     let keys: Vec<String> = keys.collect();
     if keys.is_empty() { String::new() } else { format!("partition by {} ", keys.join(", ")) }
+}
+
+/// `value` as DataFusion is to part rows by: for it the zeros are two.
+pub(super) fn partition_key(value: &str, kind: Kind) -> String {
+    match kind {
+        Kind::Float | Kind::Wild => format!("({value} + cast(0 as double))"),
+        _ => value.to_string(),
+    }
 }
 
 const ROW_FRAMES: [&str; 6] = [
