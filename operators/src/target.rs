@@ -3,7 +3,7 @@
 //! Until the commit the target is as it was; after an abort nothing is left. What a killed process has begun stays until the
 //! next job that writes the same target: who writes a file has locked it, so one that can be locked is nobody's.
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Permissions, TryLockError};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -79,9 +79,12 @@ impl Target {
             let mut builder = tempfile::Builder::new();
             let builder = builder.prefix(prefix).rand_bytes(RANDOM_LETTERS).permissions(permissions);
             let file = builder.tempfile_in(self.folder())?;
-            // Where there are no locks, nobody sweeps. Somebody may have swept it before it was locked.
-            if file.as_file().lock().is_err() || file.as_file().metadata()?.nlink() > 0 {
-                return Ok(file);
+            match file.as_file().try_lock() {
+                // Somebody who took it for a killed process's is about to remove it, or has removed it.
+                Err(TryLockError::WouldBlock) => {}
+                Ok(()) if file.as_file().metadata()?.nlink() == 0 => {}
+                // Where there are no locks, nobody sweeps.
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
             }
         }
     }

@@ -386,6 +386,6 @@ impl Builder<'_> {
                 forward,
             });
         }
-        Ok(Tail::Outputs(Outputs::new(edges, plan.batch_bytes)))
+        Ok(Tail::Outputs(Outputs::new(edges, plan.batch_rows, plan.batch_bytes)))
     }
 }

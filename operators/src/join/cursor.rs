@@ -48,9 +48,6 @@ pub(super) struct Cursor {
     most_row_bytes: Option<usize>,
 }
 
-/// By bucket, the rows that wait for it. Empty where none does.
-pub(super) type Later = Vec<Vec<u32>>;
-
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
     Pairs,
@@ -60,13 +57,13 @@ enum Stage {
 }
 
 impl Cursor {
-    /// Looks up all rows of `batch`; says which have to wait for a bucket that is elsewhere.
+    /// Looks up all rows of `batch`; says which of them have to wait for a bucket that is elsewhere.
     pub(super) fn new(
         shape: &Shape,
         encoder: &KeyEncoder,
         tables: &Tables,
         batch: RecordBatch,
-    ) -> Result<(Self, Later)> {
+    ) -> Result<(Self, Vec<u32>)> {
         let rows = batch.num_rows();
         let key_columns: Vec<_> = shape.probe_keys.iter().map(|&key| Arc::clone(batch.column(key))).collect();
         let keys = encoder.encode(&key_columns, rows)?;
@@ -75,12 +72,9 @@ impl Cursor {
             keys.hash(&mut hashes);
         }
         let first = tables.find(&keys, &hashes);
-        let mut later: Later = Vec::new();
+        let mut later = Vec::new();
         if tables.is_partial() {
-            for (row, _) in first.iter().enumerate().filter(|(_, first)| **first == LATER) {
-                later.resize(tables.list.len(), Vec::new());
-                later[hashes.get(row).map_or(0, |hash| tables.bucket(*hash))].push(row as u32);
-            }
+            later.extend(first.iter().enumerate().filter(|(_, first)| **first == LATER).map(|(row, _)| row as u32));
         }
         let by_first = shape.filter.is_none();
         let remembers = shape.probe_rows != Rows::None && !by_first;

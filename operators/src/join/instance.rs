@@ -161,7 +161,7 @@ impl Instance {
                     self.level.drop_table(bucket);
                     self.phase = Phase::BuildRows(bucket + 1, 0);
                     if bucket + 1 >= self.level.tables.list.len() {
-                        self.pairs.extend(self.level.take_pairs());
+                        self.pairs.extend(self.level.take_pairs()?);
                         self.phase = Phase::Pairs;
                     }
                 }

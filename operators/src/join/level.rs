@@ -15,13 +15,12 @@ use aqueduct_runtime::Result;
 use aqueduct_runtime::batch::{batch_bytes, compact};
 use aqueduct_runtime::memory::Reservation;
 use aqueduct_runtime::state::{Next, SpillingVec};
-use arrow::array::{ArrayRef, UInt32Array};
-use arrow::compute::take;
-use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use arrow::record_batch::RecordBatch;
 
 use super::cursor::{Cursor, rows_of};
 use super::home::Home;
 use super::making::Making;
+use super::staging::{Staging, by_bucket};
 use super::table::{Held, Tables};
 
 /// Bits of the hash that one level uses up.
@@ -43,6 +42,9 @@ pub(super) struct Level {
     /// Rows that are not spread yet, each with what its structure takes.
     unspread: Vec<(RecordBatch, Reservation)>,
     unspread_bytes: usize,
+    /// Rows that go into buckets with those that come next: build rows, and probe rows of buckets that are elsewhere.
+    staged_build: Staging,
+    staged_probe: Staging,
     rows: usize,
     /// Buckets before this one are tables, or elsewhere.
     sealed: usize,
@@ -83,6 +85,8 @@ impl Level {
             buckets: vec![Bucket::default()],
             unspread: Vec::new(),
             unspread_bytes: 0,
+            staged_build: Staging::default(),
+            staged_probe: Staging::default(),
             rows: 0,
             sealed: 0,
             making: None,
@@ -121,12 +125,12 @@ impl Level {
                 return Ok(());
             }
             self.spread()?;
-            return self.insert_spread(&batch);
+            return self.insert_spread(batch);
         }
         if self.tables.bits() == 0 {
             return self.push_build(0, batch);
         }
-        self.insert_spread(&batch)
+        self.insert_spread(batch)
     }
 
     /// Starts to use buckets.
@@ -135,13 +139,25 @@ impl Level {
         self.buckets.resize_with(1 << BITS, Bucket::default);
         self.unspread_bytes = 0;
         for (batch, memory) in std::mem::take(&mut self.unspread) {
-            self.insert_spread(&batch)?;
-            drop((batch, memory));
+            drop(memory);
+            self.insert_spread(batch)?;
         }
         Ok(())
     }
 
-    fn insert_spread(&mut self, batch: &RecordBatch) -> Result<()> {
+    /// Takes in rows for buckets, now or with those that come next.
+    fn insert_spread(&mut self, batch: RecordBatch) -> Result<()> {
+        if let Some(batch) = self.staged_build.push(&self.home, batch) {
+            self.insert_sliced(&batch)?;
+        }
+        if self.staged_build.is_full(&self.home) { self.insert_staged() } else { Ok(()) }
+    }
+
+    fn insert_staged(&mut self) -> Result<()> {
+        self.staged_build.take(&self.home)?.iter().try_for_each(|batch| self.insert_sliced(batch))
+    }
+
+    fn insert_sliced(&mut self, batch: &RecordBatch) -> Result<()> {
         for start in (0..batch.num_rows()).step_by(self.home.slice_rows) {
             let rows = self.home.slice_rows.min(batch.num_rows() - start);
             self.insert_slice(&batch.slice(start, rows))?;
@@ -157,9 +173,7 @@ impl Level {
         let mut hashes = Vec::new();
         keys.hash(&mut hashes);
 
-        // A counting sort: each row's bucket, where each bucket ends, then each row's place.
         let absent = self.buckets.len();
-        let mut ends = vec![0u32; absent + 1];
         let bucket_of: Vec<u8> = (0..rows)
             .map(|row| {
                 let bucket = if keys.is_valid(row) {
@@ -175,45 +189,11 @@ impl Level {
                 } else {
                     absent
                 };
-                ends[bucket] += 1;
                 bucket as u8
             })
             .collect();
         drop((keys, hashes));
-        let mut sum = 0;
-        for end in &mut ends {
-            sum += *end;
-            *end = sum - *end;
-        }
-        let mut order = vec![0u32; rows];
-        for (row, bucket) in bucket_of.iter().enumerate() {
-            let end = &mut ends[usize::from(*bucket)];
-            order[*end as usize] = row as u32;
-            *end += 1;
-        }
-        drop(bucket_of);
-        let order = UInt32Array::from(order);
-        let mut start = 0;
-        for (bucket, end) in ends[..absent].iter().enumerate() {
-            let length = *end as usize - std::mem::replace(&mut start, *end as usize);
-            if length == 0 {
-                continue;
-            }
-            let piece = if length == rows {
-                batch.clone()
-            } else {
-                let rows_of_bucket = order.slice(*end as usize - length, length);
-                let columns: Vec<ArrayRef> = batch
-                    .columns()
-                    .iter()
-                    .map(|column| take(column, &rows_of_bucket, None))
-                    .collect::<Result<_, _>>()?;
-                let options = RecordBatchOptions::new().with_row_count(Some(length));
-                RecordBatch::try_new_with_options(batch.schema(), columns, &options)?
-            };
-            self.push_build(bucket, piece)?;
-        }
-        Ok(())
+        by_bucket(batch, &bucket_of, absent, |bucket, piece| self.push_build(bucket, piece))
     }
 
     fn push_build(&mut self, bucket: usize, batch: RecordBatch) -> Result<()> {
@@ -237,6 +217,7 @@ impl Level {
 
     /// Makes a piece of the tables; `true` once all buckets have one that can have one.
     pub(super) fn seal(&mut self) -> Result<bool> {
+        self.insert_staged()?;
         let mut rows = SEALED_ROWS;
         while rows > 0 {
             if self.sealed == self.tables.list.len() {
@@ -311,12 +292,44 @@ impl Level {
     /// Looks up probe rows; those of buckets that are elsewhere go there.
     pub(super) fn probe(&mut self, batch: RecordBatch) -> Result<Cursor> {
         let (mut cursor, later) = Cursor::new(&self.home.shape, &self.home.encoder, &self.tables, batch)?;
-        for (bucket, rows) in later.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let rows = compact(rows_of(cursor.batch(), rows)?);
+        if !later.is_empty() {
+            let rows = compact(rows_of(cursor.batch(), later)?);
             self.make_room(kept_bytes(&rows), Some(&mut cursor))?;
-            self.push_probe(bucket, rows)?;
+            if let Some(rows) = self.staged_probe.push(&self.home, rows) {
+                self.put_off(&rows, Some(&mut cursor))?;
+            }
+            if self.staged_probe.is_full(&self.home) {
+                self.put_off_staged(Some(&mut cursor))?;
+            }
         }
         Ok(cursor)
+    }
+
+    fn put_off_staged(&mut self, mut cursor: Option<&mut Cursor>) -> Result<()> {
+        let staged = self.staged_probe.take(&self.home)?;
+        staged.iter().try_for_each(|batch| self.put_off(batch, cursor.as_deref_mut()))
+    }
+
+    /// Has probe rows wait for their buckets.
+    fn put_off(&mut self, batch: &RecordBatch, mut cursor: Option<&mut Cursor>) -> Result<()> {
+        let home = self.home.clone();
+        for start in (0..batch.num_rows()).step_by(home.slice_rows) {
+            let batch = batch.slice(start, home.slice_rows.min(batch.num_rows() - start));
+            let rows = batch.num_rows();
+            let key_columns: Vec<_> = home.shape.probe_keys.iter().map(|&key| Arc::clone(batch.column(key))).collect();
+            let mut hashes = Vec::new();
+            if home.encoder.has_keys() {
+                home.encoder.encode(&key_columns, rows)?.hash(&mut hashes);
+            }
+            let bucket = |row| hashes.get(row).map_or(0, |hash| self.tables.bucket(*hash)) as u8;
+            let bucket_of: Vec<u8> = (0..rows).map(bucket).collect();
+            by_bucket(&batch, &bucket_of, self.buckets.len(), |bucket, piece| {
+                let piece = compact(piece);
+                self.make_room(kept_bytes(&piece), cursor.as_deref_mut())?;
+                self.push_probe(bucket, piece)
+            })?;
+        }
+        Ok(())
     }
 
     fn push_probe(&mut self, bucket: usize, rows: RecordBatch) -> Result<()> {
@@ -326,7 +339,7 @@ impl Level {
 
     /// Writes up to `bytes`, or a piece, to disk; what that freed. Rows that wait for a bucket that is elsewhere go
     /// first.
-    pub(super) fn spill_some(&mut self, bytes: usize, cursor: Option<&mut Cursor>) -> Result<usize> {
+    pub(super) fn spill_some(&mut self, bytes: usize, mut cursor: Option<&mut Cursor>) -> Result<usize> {
         let forgotten = self.home.forget_filter();
         if forgotten > 0 {
             return Ok(forgotten);
@@ -363,8 +376,16 @@ impl Level {
                 consider(table.bytes, index, What::Table);
             }
         }
-        let Some((_, index, what)) = best else { return Ok(0) };
         let held = self.home.memory.held();
+        let Some((_, index, what)) = best else {
+            // Last, as rows that wait for others are few, and cost the more the fewer they are.
+            if self.staged_build.is_empty() && self.staged_probe.is_empty() {
+                return Ok(0);
+            }
+            self.insert_staged()?;
+            self.put_off_staged(cursor.as_deref_mut())?;
+            return Ok(held.saturating_sub(self.home.memory.held()).max(1));
+        };
         let spilled = match what {
             What::Build => self.buckets[index].build.as_mut().map_or(Ok(0), |build| build.spill(bytes)),
             What::Probe => self.buckets[index].probe.as_mut().map_or(Ok(0), |probe| probe.spill(bytes)),
@@ -415,7 +436,8 @@ impl Level {
     }
 
     /// What is still to be joined, once all probe rows have come and all tables are done with.
-    pub(super) fn take_pairs(&mut self) -> Vec<Pair> {
+    pub(super) fn take_pairs(&mut self) -> Result<Vec<Pair>> {
+        self.put_off_staged(None)?;
         let (bits, used_bits) = (self.tables.bits(), self.tables.used_bits());
         let (all, has_keys) = (self.rows, self.home.encoder.has_keys());
         let mut pairs = Vec::new();
@@ -429,7 +451,7 @@ impl Level {
                 || (bits > 0 && (!bucket.several || most_of_all));
             pairs.push(Pair { build, probe, used_bits: used_bits + bits, one_key, attempts });
         }
-        pairs
+        Ok(pairs)
     }
 }
 

@@ -25,6 +25,7 @@ mod nested_loop_join;
 mod runtime_filter;
 mod shape;
 mod spec;
+mod staging;
 mod table;
 #[cfg(test)]
 mod tests;

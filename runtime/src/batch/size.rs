@@ -17,7 +17,15 @@ pub fn batch_bytes(batch: &RecordBatch) -> usize {
 /// Bytes that the values of `array` need on their own.
 pub fn array_bytes(array: &ArrayRef) -> usize {
     let nulls = array.nulls().map_or(0, |nulls| nulls.len().div_ceil(8));
+    if let Some(width) = array.data_type().primitive_width() {
+        return nulls + array.len() * width;
+    }
     match array.data_type() {
+        DataType::Boolean => nulls + array.len().div_ceil(8),
+        DataType::Utf8 => nulls + text_bytes::<Utf8Type>(array),
+        DataType::LargeUtf8 => nulls + text_bytes::<LargeUtf8Type>(array),
+        DataType::Binary => nulls + text_bytes::<BinaryType>(array),
+        DataType::LargeBinary => nulls + text_bytes::<LargeBinaryType>(array),
         DataType::Utf8View => nulls + view_bytes::<StringViewType>(array),
         DataType::BinaryView => nulls + view_bytes::<BinaryViewType>(array),
         DataType::Struct(_) => nulls + array.as_struct().columns().iter().map(array_bytes).sum::<usize>(),
@@ -45,6 +53,10 @@ fn view_bytes<T: ByteViewType>(array: &ArrayRef) -> usize {
     let array = array.as_byte_view::<T>();
     let long: usize = if array.data_buffers().is_empty() { 0 } else { array.total_buffer_bytes_used() };
     16 * array.len() + long
+}
+
+fn text_bytes<T: ByteArrayType>(array: &ArrayRef) -> usize {
+    list_bytes(array.as_bytes::<T>().offsets(), |_, bytes| bytes)
 }
 
 fn list_bytes<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, values: impl Fn(usize, usize) -> usize) -> usize {
@@ -90,8 +102,9 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        DictionaryArray, FixedSizeListBuilder, Int64Builder, LargeListBuilder, ListBuilder, MapBuilder, StringArray,
-        StringBuilder, StringViewArray, StringViewBuilder, StructArray,
+        BooleanArray, DictionaryArray, FixedSizeListBuilder, Float32Array, Int64Array, Int64Builder, LargeBinaryArray,
+        LargeListBuilder, ListBuilder, MapBuilder, StringArray, StringBuilder, StringViewArray, StringViewBuilder,
+        StructArray,
     };
     use arrow::datatypes::{Field, Int32Type};
 
@@ -133,6 +146,10 @@ mod tests {
             list,
             views,
             Arc::new(texts().collect::<StringArray>()),
+            Arc::new(texts().collect::<LargeBinaryArray>()),
+            Arc::new((0..ROWS as i64).collect::<Int64Array>()),
+            Arc::new((0..ROWS).map(|row| (row % 3 > 0).then_some(row as f32)).collect::<Float32Array>()),
+            Arc::new((0..ROWS).map(|row| Some(row % 3 > 0)).collect::<BooleanArray>()),
             Arc::new(large.finish()),
             Arc::new(map.finish()),
             Arc::new(fixed.finish()),

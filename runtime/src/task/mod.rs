@@ -9,6 +9,7 @@
 //! when nothing is left in between. So a task holds a few batches at most, and a task whose output finds
 //! no room takes no further input. The task knows no actor, no thread and no clock of its own.
 
+mod coalescer;
 mod head;
 mod link;
 mod shared;
@@ -40,6 +41,9 @@ use crate::spill::SpillSpace;
 
 /// A step ends after this time, once the operator that runs has returned.
 const STEP_TIME: Duration = Duration::from_millis(2);
+/// Turns that small batches wait for more of them, once there is nothing else to do: where neighbours work, as long as
+/// they take, and where none does, next to nothing.
+const LINGERING_TURNS: usize = 8;
 /// Largest piece that is spilled in one go.
 const SPILL_PIECE_BYTES: usize = 4 << 20;
 
@@ -99,6 +103,8 @@ pub(crate) struct Task {
     ended: bool,
     /// Since when it has been parked.
     parked: Option<Duration>,
+    /// Turns in which it found nothing to do, and has let others run before it hands on the small batches that it has.
+    lingered: usize,
 }
 
 /// What one piece of work came to.
@@ -117,7 +123,7 @@ enum Action {
 
 impl Task {
     pub(crate) fn new(parts: TaskParts) -> Self {
-        Self { origin: parts.shared.partition as Origin, parts, ended: false, parked: None }
+        Self { origin: parts.shared.partition as Origin, parts, ended: false, parked: None, lingered: 0 }
     }
 
     pub(crate) fn shared(&self) -> &Arc<TaskShared> {
@@ -152,13 +158,26 @@ impl Task {
                 self.stop_before(self.parts.links.len());
             }
             match self.advance()? {
-                Did::Work if self.parts.clock.now() - start >= STEP_TIME => return Ok(Progress::Again),
-                Did::Work => {}
+                Did::Work => {
+                    self.lingered = 0;
+                    if self.parts.clock.now() - start >= STEP_TIME {
+                        return Ok(Progress::Again);
+                    }
+                }
+                Did::Wait(wait) if self.parts.tail.is_holding_back() => {
+                    if self.lingered < LINGERING_TURNS {
+                        self.lingered += 1;
+                        self.parts.waker.wake_by_ref();
+                        return self.wait(wait);
+                    }
+                    self.parts.tail.let_go(&self.parts.account)?;
+                }
                 Did::Wait(wait) => return self.wait(wait),
                 Did::Ended => {
                     self.parts.shared.enter_tail();
+                    self.parts.tail.let_go(&self.parts.account)?;
                     if self.parts.order == Order::Partition && !std::mem::replace(&mut self.ended, true) {
-                        self.parts.tail.split_done(self.parts.shared.partition as Origin);
+                        self.parts.tail.split_done(self.parts.shared.partition as Origin, &self.parts.account)?;
                     }
                     return match self.timed_tail(self.parts.tail.is_sink(), Tail::finish)? {
                         Some(wait) => self.wait(wait),
@@ -247,7 +266,7 @@ impl Task {
             if let Some(split) = head.split.take() {
                 add(&self.parts.shared.counters.source_bytes, split.bytes);
                 if self.parts.order == Order::Source {
-                    self.parts.tail.split_done(split.index);
+                    self.parts.tail.split_done(split.index, &self.parts.account)?;
                 }
                 self.parts.shared.set_split(None);
                 return Ok(Did::Work);
@@ -339,7 +358,7 @@ impl Task {
                 }
                 Received::SplitDone(origin) => {
                     if self.parts.order == Order::Relay {
-                        self.parts.tail.split_done(origin);
+                        self.parts.tail.split_done(origin, &self.parts.account)?;
                     }
                     return Ok(Did::Work);
                 }
@@ -458,6 +477,10 @@ impl Task {
 
     /// Frees own state first, and waits for others only when there is none.
     fn wait_for_memory(&mut self, bytes: usize) -> Result<Did> {
+        if self.parts.tail.is_holding_back() {
+            self.parts.tail.let_go(&self.parts.account)?;
+            return Ok(Did::Work);
+        }
         if self.free(bytes)? > 0 {
             return Ok(Did::Work);
         }

@@ -11,9 +11,10 @@ use crate::error::Result;
 use crate::exchange::Router;
 use crate::io::Ticket;
 use crate::mailbox::{Origin, PortSender, Sent};
-use crate::memory::Reservation;
+use crate::memory::{Account, Reservation};
 use crate::metrics::{NodeCounters, add};
 use crate::sink::{CloseStep, Receipt, Sink, SinkStep};
+use crate::task::coalescer::Coalescer;
 use crate::task::{Wait, pieces};
 
 /// Where a task's output goes.
@@ -32,7 +33,7 @@ impl Tail {
         estimate: &mut Reservation,
     ) -> Result<()> {
         match self {
-            Tail::Outputs(outputs) => outputs.push(output, &batch, origin, estimate),
+            Tail::Outputs(outputs) => outputs.push(output, batch, origin, estimate),
             Tail::Sink(sink) => {
                 sink.pending.push_back(batch);
                 Ok(())
@@ -57,11 +58,26 @@ impl Tail {
         matches!(self, Tail::Sink(sink) if sink.resume || !sink.pending.is_empty())
     }
 
+    /// Whether small batches wait for more of them.
+    pub(crate) fn is_holding_back(&self) -> bool {
+        matches!(self, Tail::Outputs(outputs) if !outputs.small.is_empty())
+    }
+
+    /// Has no batch wait for others any longer: the next flush hands on all of them.
+    pub(crate) fn let_go(&mut self, account: &Account) -> Result<()> {
+        match self {
+            Tail::Outputs(outputs) => outputs.let_go(account),
+            Tail::Sink(_) => Ok(()),
+        }
+    }
+
     /// All rows of a split have been pushed.
-    pub(crate) fn split_done(&mut self, origin: Origin) {
+    pub(crate) fn split_done(&mut self, origin: Origin, account: &Account) -> Result<()> {
+        self.let_go(account)?;
         if let Tail::Outputs(outputs) = self {
             outputs.split_done(origin);
         }
+        Ok(())
     }
 
     /// Books time that the task was parked on the receivers that had no room.
@@ -97,7 +113,10 @@ impl Tail {
 /// The edges out of a task.
 pub(crate) struct Outputs {
     edges: Vec<OutputEdge>,
+    /// Of an output whose rows are spread by a hash.
+    small: Coalescer,
     pending: VecDeque<Delivery>,
+    batch_rows: usize,
     batch_bytes: usize,
 }
 
@@ -140,11 +159,38 @@ impl Shared {
 }
 
 impl Outputs {
-    pub(crate) fn new(edges: Vec<OutputEdge>, batch_bytes: usize) -> Self {
-        Self { edges, pending: VecDeque::new(), batch_bytes }
+    pub(crate) fn new(edges: Vec<OutputEdge>, batch_rows: usize, batch_bytes: usize) -> Self {
+        Self { edges, small: Coalescer::default(), pending: VecDeque::new(), batch_rows, batch_bytes }
     }
 
-    fn push(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
+    fn push(&mut self, output: usize, batch: RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
+        let is_spread = |edge: &OutputEdge| edge.output == output && matches!(edge.router, Router::Hash(_));
+        if !self.edges.iter().any(is_spread) {
+            return self.route(output, &batch, origin, estimate);
+        }
+        let account = estimate.account().clone();
+        let (of, most) = ((output, origin), (self.batch_rows, self.batch_bytes));
+        if let Some(batch) = self.small.push(of, batch, most, estimate) {
+            // What came before it goes before it.
+            self.let_go(&account)?;
+            if let Some(batch) = self.small.push(of, batch, most, estimate) {
+                return self.route(output, &batch, origin, estimate);
+            }
+        }
+        if self.small.is_full(most) { self.let_go(&account) } else { Ok(()) }
+    }
+
+    fn let_go(&mut self, account: &Account) -> Result<()> {
+        if self.small.is_empty() {
+            return Ok(());
+        }
+        let (output, origin) = self.small.of();
+        let (batches, mut estimate) = self.small.take(account)?;
+        batches.iter().try_for_each(|batch| self.route(output, batch, origin, &mut estimate))
+    }
+
+    /// Makes deliveries of `batch`.
+    fn route(&mut self, output: usize, batch: &RecordBatch, origin: Origin, estimate: &mut Reservation) -> Result<()> {
         let account = estimate.account().clone();
         let receivers = self.edges.iter().filter(|edge| edge.output == output).map(|edge| edge.router.receivers());
         let several = receivers.sum::<usize>() > 1 || batch_bytes(batch) > self.batch_bytes;
@@ -312,8 +358,8 @@ impl SinkTail {
 mod tests {
     use std::task::Waker;
 
-    use arrow::array::{ArrayRef, StringViewArray};
-    use arrow::datatypes::SchemaRef;
+    use arrow::array::{ArrayRef, AsArray, StringViewArray};
+    use arrow::datatypes::{Int64Type, SchemaRef};
 
     use super::*;
     use crate::graph::Exchange;
@@ -344,7 +390,7 @@ mod tests {
     /// Sends ten batches through `outputs`; what each of the receivers is charged for once all but the last are done.
     fn check(mut outputs: Outputs, pool: &MemoryPool, ports: &[Arc<Port>], hands: &[Account]) {
         for _ in 0..10 {
-            outputs.push(0, &numbers(0..1000), 0, &mut pool.account("sender").reservation()).expect("pushed");
+            outputs.push(0, numbers(0..1000), 0, &mut pool.account("sender").reservation()).expect("pushed");
         }
         assert!(outputs.flush().expect("no error").is_none());
         for (port, hands) in ports.iter().zip(hands).rev().skip(1) {
@@ -377,11 +423,46 @@ mod tests {
         let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
 
         let forked = (0..3).map(|index| edge(index, &Exchange::Forward, &ports[index..=index]));
-        check(Outputs::new(forked.collect(), 1 << 16), &pool, &ports, &hands);
+        check(Outputs::new(forked.collect(), 1000, 1 << 16), &pool, &ports, &hands);
 
         let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
         let broadcast = edge(0, &Exchange::Broadcast, &ports);
-        check(Outputs::new(vec![broadcast], 1 << 16), &pool, &ports, &hands);
+        check(Outputs::new(vec![broadcast], 1000, 1 << 16), &pool, &ports, &hands);
+    }
+
+    #[test]
+    fn small_batches_are_spread_together_in_their_order() {
+        let pool = MemoryPool::new(1 << 20);
+        let hands: Vec<Account> = (0..4).map(|n| pool.account(format!("hands {n}"))).collect();
+        let ports: Vec<Arc<Port>> = hands.iter().map(|hands| port(&pool, hands)).collect();
+        let spread = edge(0, &Exchange::Hash(vec!["n".into()]), &ports);
+        let mut outputs = Outputs::new(vec![spread], 1000, 1 << 16);
+        let account = pool.account("sender");
+        let batches = (0..100).map(|at| numbers(10 * at..10 * at + 10));
+        // One that is not small goes behind those before it, and not behind any later.
+        for batch in batches.clone().chain([numbers(1000..2000)]).chain(batches) {
+            outputs.push(0, batch, 0, &mut account.reservation()).expect("pushed");
+        }
+        outputs.let_go(&account).expect("let go");
+        assert!(outputs.flush().expect("no error").is_none());
+        let mut received = Vec::new();
+        for port in &ports {
+            let mut receiver = port.receiver();
+            let (mut values, mut pieces) = (Vec::new(), 0);
+            while let Ok(Received::Batch(batch, _)) = receiver.receive() {
+                values.extend(batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+                pieces += 1;
+            }
+            assert!(pieces <= 10, "{pieces} pieces of 201 batches");
+            let turns = values.windows(2).filter(|pair| pair[0] > pair[1]).count();
+            assert_eq!(turns, 1, "in the order in which they came: {values:?}");
+            received.extend(values);
+        }
+        received.sort_unstable();
+        let expected: Vec<i64> = (0..1000).flat_map(|n| [n, n]).chain(1000..2000).collect();
+        assert_eq!(received, expected);
+        drop((outputs, ports));
+        assert_eq!(pool.charged(), 0);
     }
 
     /// Picking rows copies views and leaves the texts where they are: for two receivers that is no waste.
@@ -396,8 +477,8 @@ mod tests {
         let router = Router::new(&Exchange::Hash(vec!["t".into()]), &batch.schema(), 0, 2).expect("a router");
         let edge =
             OutputEdge { edge: 0, output: 0, ordered: false, router, senders: senders.collect(), forward: false };
-        let mut outputs = Outputs::new(vec![edge], 1 << 16);
-        outputs.push(0, &batch, 0, &mut pool.account("sender").reservation()).expect("pushed");
+        let mut outputs = Outputs::new(vec![edge], 1000, 1 << 16);
+        outputs.push(0, batch.clone(), 0, &mut pool.account("sender").reservation()).expect("pushed");
         drop(batch);
         assert!(outputs.flush().expect("no error").is_none());
         let mut held = ports.iter().map(|port| match port.receiver().receive() {

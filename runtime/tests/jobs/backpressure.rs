@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use aqueduct_runtime::testing::{CountingSink, EndlessSource, Gate, NumbersSource, eventually};
-use aqueduct_runtime::{Graph, Input, Job, NodeId};
+use aqueduct_runtime::testing::{CountingSink, EndlessSource, Gate, NumbersSource, StalledSource, eventually};
+use aqueduct_runtime::{Exchange, Graph, Input, Job, NodeId};
 
 use crate::{MIB, assert_clean, cluster, within_a_minute};
 
@@ -136,6 +136,30 @@ fn a_slow_sink_gets_every_row_of_a_fast_source() {
         job.wait().expect("it ends well");
         passes.join().expect("no panic");
         assert_eq!(written.committed_rows(), 200_000);
+        assert_clean(&cluster);
+    });
+}
+
+/// Small batches wait for others before a hash spreads them: not for such as may never come.
+#[test]
+fn a_few_rows_arrive_while_their_source_is_held_up() {
+    within_a_minute(|| {
+        let cluster = cluster(2, 32 * MIB);
+        let gate = Gate::shut();
+        let sink = CountingSink::new();
+        let written = sink.written();
+        let mut graph = Graph::new();
+        let numbers = NumbersSource::new(1000).split_rows(10).batch_rows(10);
+        let source = graph.source("numbers", StalledSource::gated(numbers, &gate));
+        graph.sink("written", sink, Input::from(source).through(Exchange::Hash(vec!["n".into()])));
+        let job = cluster.run(&graph).expect("it starts");
+        for reads in 1..=3 {
+            gate.let_through(1);
+            assert!(written.wait_for_rows(10 * reads, Duration::from_secs(30)), "what was read is written");
+        }
+        gate.open();
+        job.wait().expect("it ends well");
+        assert_eq!(written.rows(), 1000);
         assert_clean(&cluster);
     });
 }
