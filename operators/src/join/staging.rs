@@ -110,3 +110,28 @@ pub(super) fn by_bucket(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use aqueduct_runtime::testing::numbers;
+    use arrow::array::AsArray;
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn rows_keep_their_order_in_a_bucket_and_those_of_none_are_left_out() {
+        let spread = |bucket_of: &[u8]| {
+            let mut found = Vec::new();
+            by_bucket(&numbers(0..6), bucket_of, 4, |bucket, rows| {
+                found.push((bucket, rows.column(0).as_primitive::<Int64Type>().values().to_vec()));
+                Ok(())
+            })
+            .expect("spread");
+            found
+        };
+        assert_eq!(spread(&[3, 0, 3, 4, 0, 1]), [(0, vec![1, 4]), (1, vec![5]), (3, vec![0, 2])]);
+        assert_eq!(spread(&[2; 6]), [(2, vec![0, 1, 2, 3, 4, 5])]);
+        assert_eq!(spread(&[4; 6]), []);
+    }
+}
