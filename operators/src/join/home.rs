@@ -74,8 +74,13 @@ impl Home {
 
     /// Bytes that a table over stored rows takes beside them: a copy of them, and what finds them.
     pub(super) fn table_bytes(&self, rows: usize, bytes: usize) -> usize {
-        let copy = bytes + bytes / 32 + 512 * self.shape.stored_schema.fields().len();
-        copy + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+        let structures = 512 * self.shape.stored_schema.fields().len();
+        Self::copy_bytes(bytes) + structures + Table::bytes(&self.encoder, rows, bytes, self.shape.flags())
+    }
+
+    /// Bytes that a copy of rows of `bytes` takes: buffers are rounded up.
+    pub(super) fn copy_bytes(bytes: usize) -> usize {
+        bytes + bytes / 32
     }
 
     /// Gives up what only helps others; the bytes that this frees.

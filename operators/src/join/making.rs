@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use aqueduct_runtime::Result;
-use aqueduct_runtime::batch::{batch_bytes, compact};
+use aqueduct_runtime::batch::{batch_bytes, copied};
 use aqueduct_runtime::memory::Reservation;
 use arrow::array::AsArray;
 use arrow::compute::concat_batches;
@@ -131,10 +131,15 @@ impl Making {
             }
             taken.push(piece.project(&columns)?);
         }
-        let chunk = match taken.as_slice() {
-            [one] => compact(one.clone()),
+        let mut chunk = match taken.as_slice() {
+            [one] => one.clone(),
             several => concatenated(schema, several)?,
         };
+        // What it shares with the rows that it is made of is paid for twice for a moment, and then given free: more than
+        // a copy of it takes would be missing for what finds the rows.
+        if chunk.get_array_memory_size() > Home::copy_bytes(batch_bytes(&chunk)) {
+            chunk = copied(&chunk);
+        }
         self.home.memory.claim_from(&chunk, &mut self.memory);
         self.chunks.push(chunk);
         Ok(rows)

@@ -15,6 +15,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionConfig;
 use tokio::runtime::Runtime;
@@ -92,7 +93,10 @@ async fn asked(query: &Query) -> Result<Option<(SchemaRef, Vec<RecordBatch>)>, D
     let mut options = ConfigOptions::new();
     options.sql_parser.parse_float_as_decimal = true;
     options.execution.target_partitions = 1;
-    let environment = RuntimeEnvBuilder::new().with_memory_limit(MOST_BYTES, 1.0).build_arc()?;
+    // On disk it would go on, to tens of gigabytes.
+    let nowhere = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+    let environment = RuntimeEnvBuilder::new().with_memory_limit(MOST_BYTES, 1.0);
+    let environment = environment.with_disk_manager_builder(nowhere).build_arc()?;
     let context = SessionContext::new_with_config_rt(SessionConfig::from(options), environment);
     for table in &query.tables {
         let rows = MemTable::try_new(Arc::clone(&table.schema), vec![table.batches.clone()])?;

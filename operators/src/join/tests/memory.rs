@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::AsArray;
+use aqueduct_runtime::testing::assert_within_limit;
+use arrow::array::{AsArray, BooleanArray};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use datafusion_expr::Operator as Binary;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column, lit};
@@ -150,4 +152,31 @@ fn rows_as_large_as_a_batch_are_joined_within_the_floor() {
     let outcome = run(&join, &pieces(&left, 1), &pieces(&right, 1), floors).expect("runs");
     assert_eq!((outcome.rows(), outcome.overruns), (60, 0));
     assert!(outcome.spilled_bytes > 3 << 20);
+}
+
+/// Rows that share the texts of others pin more than they need, which a table over them gives free at first.
+#[test]
+fn a_table_is_paid_for_while_others_take_all_that_floats() {
+    let whole = table(["k", "n", "t"], (0..800).map(Some).collect(), |row| format!("{row:09}").repeat(45));
+    let sixty_of_a_hundred = BooleanArray::from_iter((0..100).map(|row| Some(row % 5 > 1)));
+    let right = right_table(vec![Some(1)]);
+    let join = hash_join(&whole, &right, 1, JoinType::Inner, JoinSide::Left, NullEquality::NullEqualsNothing);
+    let pool = MemoryPool::new(8 << 20);
+    let context = context().pool(&pool).operator(&[whole.schema(), right.schema()]);
+    let mut operator = join.instantiate(context).expect("an instance");
+    let mut out = Outbox::new();
+    for piece in pieces(&whole, 100) {
+        let shared = filter_record_batch(&copied(&piece), &sixty_of_a_hundred).expect("filtered");
+        let (pinned, own) = (shared.get_array_memory_size(), batch_bytes(&shared));
+        assert!(pinned > own + own / 4, "{pinned} bytes for {own}");
+        operator.process(0, shared, &mut out).expect("taken in");
+    }
+    let mut step = operator.finish(0, &mut out).expect("sealing has begun");
+    let other = pool.account("other");
+    while matches!(step, Step::MoreOutput) {
+        let _all = other.try_reserve(other.room()).expect("all that floats");
+        step = operator.resume(&mut out).expect("sealing goes on");
+    }
+    assert_eq!(pool.overruns(), 0);
+    assert_within_limit([&pool]);
 }
